@@ -1,0 +1,3 @@
+"""Transfer learning for TensorFlow."""
+
+__version__ = "0.1.0"

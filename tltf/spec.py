@@ -1,0 +1,364 @@
+"""TransferSpec: the complete, immutable, JSON-able description of one run.
+
+``None`` in a field means "`recipes.py` decides"; :func:`tltf.recipes.resolve` fills every
+such field in from the data and the backbone before the first step, and the resolved
+specification is what ``spec.json`` holds and what a resumed run is compared with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tltf.errors import ArgumentError, nearest
+
+TASKS = ("auto", "single_label", "multi_label", "regression")
+AUGMENTS = ("none", "light", "medium", "strong")
+MIXES = ("none", "mixup", "cutmix")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "linear")
+POOLINGS = ("avg", "max", "flatten")
+BATCH_NORMS = ("frozen", "adapt")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+JITS = ("auto", "on", "off")
+BAD_FILES = ("error", "skip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Where the examples come from and how they are split.
+
+    ``source`` is an image folder, a CSV/TSV/JSON-lines manifest, ``tfds:<name>`` or ``digits``.
+    Fractions are of the whole, in [0, 1).
+    """
+
+    source: str
+    task: str = "auto"
+    val_fraction: float = 0.15
+    test_fraction: float = 0.15
+    group_column: str | None = None
+    bad_files: str = "error"
+    max_bad_fraction: float = 0.01
+    max_image_pixels: int = 64_000_000
+    fail_on_leak: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ArgumentError(
+                "no data was named",
+                where="--data",
+                next_action="pass a folder with one sub-folder per class, or a CSV file",
+            )
+        _one_of("task", self.task, TASKS)
+        _one_of("bad_files", self.bad_files, BAD_FILES)
+        for name in ("val_fraction", "test_fraction", "max_bad_fraction"):
+            _in_range(name, getattr(self, name), 0.0, 1.0, high_open=True)
+        if self.val_fraction + self.test_fraction >= 1.0:
+            raise ArgumentError(
+                f"val_fraction + test_fraction is {self.val_fraction + self.test_fraction:g},"
+                " expected less than 1, or nothing is left to train on",
+                where="--val_fraction, --test_fraction",
+                next_action="make them smaller, for example 0.15 each",
+            )
+        _in_range("max_image_pixels", self.max_image_pixels, 1, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """Which pretrained network: a name of DESIGN 4.1, its weights, its input side in pixels."""
+
+    name: str
+    weights: str = "imagenet"
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ArgumentError("no backbone was named", where="--backbone")
+        if self.image_size is not None:
+            _in_range("image_size", self.image_size, 8, 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """The new layers: pooling, hidden Dense sizes, dropout before each Dense, L2 on kernels."""
+
+    pooling: str = "avg"
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    dropout: float = 0.2
+    l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("pooling", self.pooling, POOLINGS)
+        for units in self.hidden:
+            _in_range("head_hidden", units, 1, 1_000_000)
+        _in_range("dropout", self.dropout, 0.0, 1.0, high_open=True)
+        _in_range("l2", self.l2, 0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with a fixed trainable set, optimizer and schedule.
+
+    Args:
+      name: how the phase is called in logs and reports.
+      epochs: passes over the training split, >= 0; None lets the recipe decide.
+      learning_rate: peak rate, > 0; None lets the recipe decide.
+      unfreeze: ``none`` (head only), ``last:N`` blocks from the top, ``all``,
+        ``blocks:a,b`` by name, ``regex:...`` on layer names; None lets the recipe decide.
+      batch_norm: ``frozen`` keeps BatchNorm statistics, ``adapt`` updates them in unfrozen blocks.
+      optimizer: ``adam``, ``adamw`` or ``sgd`` (with ``momentum``).
+      schedule: ``cosine`` or ``linear`` to zero after warm-up, or ``constant``.
+      warmup: share of the steps that the rate takes to rise from zero, in [0, 1).
+      block_lr_decay: each block below the head learns at this multiple of the one above, (0, 1].
+      weight_decay: decoupled decay, adamw only, not on biases and normalisation.
+      clipnorm: global gradient norm is clipped to this, None for no clipping.
+    """
+
+    name: str
+    epochs: int | None = None
+    learning_rate: float | None = None
+    unfreeze: str | None = field(default=None, kw_only=True)
+    batch_norm: str = field(default="frozen", kw_only=True)
+    optimizer: str = field(default="adam", kw_only=True)
+    momentum: float = field(default=0.9, kw_only=True)
+    schedule: str = field(default="cosine", kw_only=True)
+    warmup: float = field(default=0.1, kw_only=True)
+    block_lr_decay: float = field(default=1.0, kw_only=True)
+    weight_decay: float = field(default=0.0, kw_only=True)
+    clipnorm: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        where = f"phase {self.name!r}"
+        if self.epochs is not None:
+            _in_range("epochs", self.epochs, 0, 1_000_000, where)
+        if self.learning_rate is not None:
+            _in_range("learning_rate", self.learning_rate, 0.0, math.inf, where, low_open=True)
+        if self.unfreeze is not None:
+            check_unfreeze(self.unfreeze)
+        _one_of("batch_norm", self.batch_norm, BATCH_NORMS)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _in_range("momentum", self.momentum, 0.0, 1.0, where, high_open=True)
+        _in_range("warmup", self.warmup, 0.0, 1.0, where, high_open=True)
+        _in_range("block_lr_decay", self.block_lr_decay, 0.0, 1.0, where, low_open=True)
+        _in_range("weight_decay", self.weight_decay, 0.0, math.inf, where)
+        if self.clipnorm is not None:
+            _in_range("clipnorm", self.clipnorm, 0.0, math.inf, where, low_open=True)
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ArgumentError(
+                f"weight_decay={self.weight_decay:g} with optimizer={self.optimizer!r}",
+                where=where,
+                next_action="use optimizer='adamw', or set weight_decay to 0",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSpec:
+    """Everything that determines a run. See the parts for their fields.
+
+    Example::
+
+      TransferSpec(
+          data=DataSpec(source="photos"),
+          backbone=BackboneSpec(name="MobileNetV2"),
+          phases=(Phase("head", 10, 1e-3), Phase("tune", 5, 1e-4, unfreeze="last:2")),
+      )
+    """
+
+    data: DataSpec
+    backbone: BackboneSpec
+    head: HeadSpec = field(default_factory=HeadSpec)
+    phases: tuple[Phase, ...] = field(default_factory=lambda: two_phases())
+    augment: str | None = None
+    mix: str = "none"
+    batch_size: int | None = None
+    class_weight: str = "none"
+    label_smoothing: float = 0.0
+    early_stop: int | None = None
+    seed: int = 0
+    precision: str = "auto"
+    jit: str = "auto"
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.augment is not None:
+            _one_of("augment", self.augment, AUGMENTS)
+        _one_of("mix", self.mix, MIXES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("jit", self.jit, JITS)
+        if self.batch_size is not None:
+            _in_range("batch_size", self.batch_size, 1, 1_000_000)
+        if self.early_stop is not None:
+            _in_range("early_stop", self.early_stop, 0, 1_000_000)
+        _in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, high_open=True)
+        _in_range("seed", self.seed, 0, 2**31 - 1)
+        check_class_weight(self.class_weight)
+        if not self.phases:
+            raise ArgumentError("a run without phases", where="phases", next_action="give one")
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) != len(names):
+            raise ArgumentError(f"two phases share a name: {names}", where="phases")
+
+    def to_json(self) -> str:
+        """The specification as JSON text; :meth:`from_json` reads it back to an equal object."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TransferSpec:
+        """Reads what :meth:`to_json` wrote.
+
+        Raises:
+          ArgumentError: not JSON, an unknown key (the nearest is named), or a value out of range.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ArgumentError(f"the specification is not JSON: {error}", where="spec") from error
+        return _read(cls, values, "spec")
+
+    def differences(self, other: TransferSpec) -> list[str]:
+        """``field: old -> new`` for every field in which ``other`` differs from this one."""
+        old, new = (_flatten(dataclasses.asdict(spec)) for spec in (self, other))
+        absent = "absent"
+        return [
+            f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key, absent) != new.get(key, absent)
+        ]
+
+
+def two_phases() -> tuple[Phase, ...]:
+    """The default plan: train the head on frozen features, then tune a part of the backbone."""
+    return Phase("head", unfreeze="none"), Phase("tune")
+
+
+def check_unfreeze(unfreeze: str) -> None:
+    """Raises ArgumentError unless the text has one of the forms of :class:`Phase`."""
+    kind, _, rest = unfreeze.partition(":")
+    good = (
+        unfreeze in ("none", "all")
+        or (kind == "last" and rest.isdecimal() and int(rest) >= 1)
+        or (kind == "blocks" and all(name.strip() for name in rest.split(",")))
+        or (kind == "regex" and rest != "" and _compiles(rest))
+    )
+    if not good:
+        raise ArgumentError(
+            f"unfreeze={unfreeze!r}, expected none, all, last:N, blocks:a,b or regex:PATTERN",
+            where="--unfreeze",
+            next_action="for example --unfreeze=last:2",
+        )
+
+
+def check_class_weight(class_weight: str) -> None:
+    """Raises ArgumentError unless ``none``, ``auto`` or a JSON object of positive numbers."""
+    if class_weight in ("none", "auto"):
+        return
+    try:
+        weights = json.loads(class_weight)
+    except (ValueError, RecursionError):
+        weights = None
+    good = isinstance(weights, dict) and all(
+        isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < math.inf
+        for w in weights.values()
+    )
+    if not good:
+        raise ArgumentError(
+            f"class_weight={class_weight!r}, expected none, auto or JSON",
+            where="--class_weight",
+            next_action="""for example --class_weight='{"cat": 1, "dog": 2.5}'""",
+        )
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ArgumentError(
+            f"{name}={value!r}, expected one of {', '.join(known)}{nearest(str(value), known)}",
+            where=f"--{name}",
+        )
+
+
+def _in_range(
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    where: str = "",
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (low < value or (low == value and not low_open)):  # type: ignore[operator]
+        if value < high or (value == high and not high_open and high < math.inf):  # type: ignore[operator]
+            return
+    left, right = "(" if low_open else "[", ")" if high_open or high == math.inf else "]"
+    raise ArgumentError(
+        f"{name}={value!r}, expected a number in {left}{low:g}, {high:g}{right}",
+        where=where or f"--{name}",
+    )
+
+
+def _read(kind: type[Any], values: object, where: str) -> Any:
+    """Builds the dataclass ``kind`` from parsed JSON, all or nothing."""
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"got {type(values).__name__}, expected an object", where=where)
+    hints = typing.get_type_hints(kind)
+    unknown = [key for key in values if key not in hints]
+    if unknown:
+        raise ArgumentError(
+            f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), hints)}", where=where
+        )
+    fields = {}
+    for key, value in values.items():
+        hint, place = hints[key], f"{where}.{key}"
+        if dataclasses.is_dataclass(hint):
+            value = _read(typing.cast(type, hint), value, place)
+        elif typing.get_origin(hint) is tuple:
+            if not isinstance(value, list):
+                raise ArgumentError(f"got {value!r}, expected a list", where=place)
+            item = typing.get_args(hint)[0]
+            if dataclasses.is_dataclass(item):
+                value = [_read(typing.cast(type, item), v, place) for v in value]
+            value = tuple(value)
+        elif not _fits(value, hint):
+            raise ArgumentError(f"got {value!r}, expected {hint}", where=place)
+        fields[key] = value
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ArgumentError(str(error), where=where) from error
+
+
+def _fits(value: object, hint: object) -> bool:
+    kinds = typing.get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int) and float in kinds:
+        return True
+    return isinstance(value, tuple(k for k in kinds if isinstance(k, type)))
+
+
+def _flatten(values: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(values, dict):
+        return {
+            k: v for key, x in values.items() for k, v in _flatten(x, f"{prefix}{key}.").items()
+        }
+    if isinstance(values, list | tuple) and any(isinstance(x, dict) for x in values):
+        named = {str(x.get("name", i)): x for i, x in enumerate(values)}
+        return _flatten(named, prefix)
+    return {prefix.rstrip("."): list(values) if isinstance(values, tuple) else values}
