@@ -167,6 +167,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def named_list(names: Iterable[object], *, most: int = 5) -> str:
     """``a, b, c and 4 more``: a list that fits into one line."""
-    names = [str(name) for name in names]
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    texts = [str(name) for name in names]
+    shown = ", ".join(texts[:most])
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"

@@ -186,6 +186,8 @@ class TransferSpec:
     precision: str = "auto"
     jit: str = "auto"
     deterministic: bool = False
+    baselines: bool = False
+    export: str = "auto"
 
     def __post_init__(self) -> None:
         if self.augment is not None:
@@ -302,9 +304,10 @@ def _in_range(
     low_open: bool = False,
     high_open: bool = False,
 ) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and (low < value or (low == value and not low_open)):  # type: ignore[operator]
-        if value < high or (value == high and not high_open and high < math.inf):  # type: ignore[operator]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        above = value > low if low_open else value >= low
+        below = value < high if high_open or high == math.inf else value <= high
+        if above and below:
             return
     left, right = "(" if low_open else "[", ")" if high_open or high == math.inf else "]"
     raise ArgumentError(

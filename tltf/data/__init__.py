@@ -1,1 +1,1 @@
-"""From a folder, a table or a named set to batches: sources, scan, splits, decoding, augmentation."""
+"""From a folder, a table or a named set to batches of images and targets."""

@@ -9,7 +9,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tltf.errors import DataError
+
 SPLITS = ("train", "val", "test")
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call their splits, in lower case."""
 
 Label = str | tuple[str, ...] | float
 """A class name (single_label), a tuple of class names (multi_label), a number (regression)."""
@@ -49,6 +63,22 @@ class Excluded:
     reason: str
 
 
+class BadInputsError(DataError):
+    """Files or rows cannot be used; ``excluded`` lists all of them, the message the first few."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        excluded: Iterable[Excluded],
+        where: object = "",
+        kept: object = "",
+        next_action: str = "",
+    ) -> None:
+        super().__init__(what, where=where, kept=kept, next_action=next_action)
+        self.excluded = tuple(excluded)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The Records of a run, its task and classes, and what was excluded and why.
@@ -72,11 +102,11 @@ class Manifest:
         table: dict[str, Counter[str]] = {}
         for record in self.records:
             row = table.setdefault(record.split or "", Counter())
-            row.update(_class_names(record.label))
+            row.update(class_names(record.label))
         return table
 
     def digest(self) -> str:
-        """SHA-256 over what determines the run: contents, labels, splits, groups, weights, order."""
+        """SHA-256 over contents, labels, splits, groups, weights and order."""
         state = hashlib.sha256(repr((self.task, self.classes)).encode("utf-8", "surrogatepass"))
         for r in self.records:
             row = repr((r.id, r.label, r.group, r.split, r.weight, r.sha256))
@@ -113,7 +143,12 @@ class Manifest:
         )
 
 
-def _class_names(label: Label | None) -> tuple[str, ...]:
+def class_names(label: Label | None) -> tuple[str, ...]:
+    """The class names of a label; none for a number.
+
+    >>> class_names("cat"), class_names(("red", "round")), class_names(0.5)
+    (('cat',), ('red', 'round'), ())
+    """
     if isinstance(label, tuple):
         return label
     return (label,) if isinstance(label, str) else ()

@@ -1,0 +1,203 @@
+"""``tltf <command>``: finds the command, parses its flags, and turns errors into exit codes.
+
+Neither this module nor a command's module imports TensorFlow before its flags are right, so
+``--help`` and every flag error answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from absl import flags
+
+import tltf
+from tltf.errors import ArgumentError, InterruptedRun, TltfError, nearest, printable
+
+COMMANDS = {
+    "demo": "the whole story offline on real data: pretrain, transfer, compare, report, serve",
+    "train": "a folder of labelled images becomes a measured, servable classifier",
+    "evaluate": "a report of a run on other data",
+    "predict": "labels and probabilities for files, as JSON lines",
+    "export": "verify and publish a run's model as a SavedModel",
+    "pretrain": "train a backbone from scratch, for --backbone=file:WORKDIR",
+}
+HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
+DEBUG = "debug"
+
+Run = Callable[[flags.FlagValues], None]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One command or binary.
+
+    Args:
+      name: as it is typed, for example ``tltf train``.
+      about: what ``--help`` says before the flags.
+      flag_values: its flags.
+      run: does the work; called with the parsed flags.
+    """
+
+    name: str
+    about: str
+    flag_values: flags.FlagValues
+    run: Run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the ``tltf`` command; ends the process with the exit code of DESIGN 5."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(dispatch(arguments))
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code."""
+    if not arguments or arguments[0] in HELP or arguments[0] == "help":
+        print(overview())
+        return 0 if arguments else ArgumentError.exit_code
+    if arguments[0] == "--version":
+        print(f"tltf {tltf.__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        error = ArgumentError(
+            f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}",
+            where=f"expected one of {', '.join(COMMANDS)}",
+            next_action="see tltf --help",
+        )
+        return _told(error)
+    module = command_module(arguments[0])
+    return execute(module.PROGRAM, arguments[1:])
+
+
+def command_module(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"tltf.cli.{name}")
+
+
+def overview() -> str:
+    """What ``tltf --help`` prints."""
+    rows = "\n".join(f"  tltf {name:<9} {text}" for name, text in COMMANDS.items())
+    return (
+        f"tltf {tltf.__version__}: transfer learning for TensorFlow\n\n{rows}\n\n"
+        "Flags of a command: tltf COMMAND --help.  Start with: tltf demo"
+    )
+
+
+def execute(program: Program, arguments: Sequence[str]) -> int:
+    """Parses the flags and runs the program; returns the exit code.
+
+    The last line on stderr after a failure says what, where, what was kept and the one next
+    action; a traceback is shown only with ``--debug``.
+    """
+    values = program.flag_values
+    if DEBUG not in values:
+        flags.DEFINE_bool(DEBUG, False, "Show tracebacks.", flag_values=values)
+    if any(argument in HELP for argument in arguments):
+        print(help_text(program))
+        return 0
+    try:
+        _parse(program, arguments)
+        _quiet_tensorflow()
+        program.run(values)
+    except TltfError as error:
+        return _told(error, debug=_debug(values))
+    except KeyboardInterrupt:
+        return _told(InterruptedRun("interrupted", next_action="run the same command again"))
+    except BrokenPipeError:
+        # The reader of our output went away (`tltf predict | head`): nothing is wrong here.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _told(_bug(error), debug=True)
+    return 0
+
+
+def help_text(program: Program) -> str:
+    """Usage, then every flag with its type, default and meaning, sorted by name."""
+    lines = [f"{program.name}: {program.about}", "", "Flags:"]
+    for name, flag in sorted(program.flag_values._flags().items()):
+        if name != flag.name or name in ("flagfile", "undefok"):
+            continue
+        default = "" if flag.default in (None, "") else f"  (default: {flag.default_as_str})"
+        lines.append(f"  --{name}{_form(flag)}{default}")
+        lines.append(f"      {flag.help}")
+    lines += ["  --flagfile=FILE", "      Read flags from a file, one on each line."]
+    return "\n".join(lines)
+
+
+def _form(flag: flags.Flag) -> str:
+    if isinstance(flag, flags.BooleanFlag):
+        return f", --no{flag.name}"
+    if isinstance(flag, flags.EnumFlag):
+        return "=" + "|".join(flag.parser.enum_values)
+    kind = {"int": "N", "float": "X"}.get(flag.flag_type(), "TEXT")
+    return f"={kind}"
+
+
+def _parse(program: Program, arguments: Sequence[str]) -> None:
+    values = program.flag_values
+    try:
+        rest = values([program.name, *arguments])
+    except flags.UnrecognizedFlagError as error:
+        raise ArgumentError(
+            f"unknown flag --{error.flagname}{nearest(error.flagname, list(values))}",
+            where=program.name,
+            next_action=f"see {program.name} --help",
+        ) from error
+    except flags.IllegalFlagValueError as error:
+        raise ArgumentError(
+            f"{error}{_nearest_value(str(error), values)}",
+            where=program.name,
+            next_action=f"see {program.name} --help",
+        ) from error
+    except flags.Error as error:
+        raise ArgumentError(
+            str(error), where=program.name, next_action=f"see {program.name} --help"
+        ) from error
+    if len(rest) > 1:
+        raise ArgumentError(
+            f"unexpected argument {rest[1]!r}",
+            where=program.name,
+            next_action="pass everything as --flag=value",
+        )
+
+
+def _nearest_value(message: str, values: flags.FlagValues) -> str:
+    match = re.match(r"flag --(\w+)=(.*?):", message)
+    flag = values[match.group(1)] if match and match.group(1) in values else None
+    if not isinstance(flag, flags.EnumFlag) or match is None:
+        return ""
+    return nearest(match.group(2), flag.parser.enum_values)
+
+
+def _quiet_tensorflow() -> None:
+    """TensorFlow's C++ start-up lines are not for the people who use this command."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _debug(values: flags.FlagValues) -> bool:
+    return bool(values.is_parsed() and values[DEBUG].value)
+
+
+def _told(error: TltfError, *, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    print(error.line(), file=sys.stderr)
+    return error.exit_code
+
+
+def _bug(error: Exception) -> TltfError:
+    return TltfError(
+        f"this is a bug: {type(error).__name__}: {printable(str(error))[:200]}",
+        next_action="report the text above",
+    )

@@ -1,0 +1,124 @@
+"""Flags of how a run is carried out; they do not change its result."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from tltf import storage
+from tltf.cli import spec_flags
+from tltf.errors import ArgumentError
+from tltf.evaluation.gate import Gate, parse_gate
+from tltf.spec import TransferSpec
+
+if TYPE_CHECKING:
+    from tltf.pipeline import Run
+
+
+def define(values: flags.FlagValues) -> None:
+    """Where, how often to save, and what must hold before the export."""
+    flags.DEFINE_string("workdir", None, "The run folder; new, empty, or of the same run.",
+                        flag_values=values)  # fmt: skip
+    flags.DEFINE_bool("fresh", False, "Start over in a folder that holds another run.",
+                      flag_values=values)  # fmt: skip
+    flags.DEFINE_bool("dry_run", False, "Print the plan and stop.", flag_values=values)
+    flags.DEFINE_float("save_every", 30.0, "Seconds of training between two saved states.",
+                       lower_bound=0.0, flag_values=values)  # fmt: skip
+    flags.DEFINE_string("assert_metric", None, "Exit 79 and export nothing unless it holds,"
+                        " for example accuracy>=0.9.", flag_values=values)  # fmt: skip
+
+
+def required(values: flags.FlagValues, *names: str) -> None:
+    """Raises ArgumentError naming the first of these flags that was not given."""
+    for name in names:
+        if not values[name].value:
+            raise ArgumentError(
+                f"--{name} is missing", where="flags", next_action=f"pass --{name}=..."
+            )
+
+
+def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
+    """Carries out what the flags describe; None for ``--dry_run``.
+
+    Everything that can be wrong with the flags is found before TensorFlow is imported.
+    """
+    dry = values["dry_run"].value
+    required(values, "data", "backbone", *([] if dry else ["workdir"]))
+    spec = spec_flags.to_spec(values, default)
+    text = values["assert_metric"].value
+    gate = parse_gate(text) if text else None
+    _check_early(spec, values)
+    from tltf import pipeline
+
+    if dry:
+        plan = pipeline.plan_only(spec, say=say)
+        print(*plan.choices, sep="\n")
+        return None
+    done = pipeline.transfer(
+        spec,
+        workdir=values["workdir"].value,
+        fresh=values["fresh"].value,
+        gate=gate,
+        save_seconds=values["save_every"].value,
+        say=say,
+        command=sys.argv,
+    )
+    if not done.already_complete:
+        storage.write_text(done.path / "flagfile.txt", values.flags_into_string())
+    print(*summary(done, gate), sep="\n")
+    return done
+
+
+def say(sentence: str) -> None:
+    """A sentence for the person, on stderr: stdout is for results."""
+    from tltf.errors import printable
+
+    print(printable(sentence), file=sys.stderr, flush=True)
+
+
+def summary(done: Run, gate: Gate | None = None) -> list[str]:
+    """The last lines on stdout: how good, where, and what next."""
+    lines = [f"already complete: {done.path}"] if done.already_complete else []
+    if done.resumed_from:
+        lines.append("resumed_from: {phase}, epoch {epoch}, step {step}".format(**done.resumed_from))
+    for name in ("accuracy", "macro_f1", "mae", "r2"):
+        if name in done.report["metrics"]:
+            lines.append(metric_line(name, done.report["metrics"][name]))
+    if done.report.get("verdict"):
+        lines.append(done.report["verdict"]["sentence"])
+    lines.append(f"report: {done.path / 'report' / 'report.html'}")
+    if done.servable is not None:
+        lines.append(f"servable: {done.servable}")
+        lines.append(f"next: tltf predict --model={done.path} --inputs='PHOTOS/*'")
+    return lines
+
+
+def metric_line(name: str, estimate: dict[str, float]) -> str:
+    """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``."""
+    return "{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f}, n={n})".format(
+        name=name, **estimate
+    )
+
+
+def _check_early(spec: TransferSpec, values: flags.FlagValues) -> None:
+    """The name of the backbone, the folder of the data, the run folder: in that order."""
+    from pathlib import Path
+
+    from tltf import rundir
+    from tltf.backbones import catalog
+    from tltf.errors import InputMissingError
+
+    choice = catalog.lookup(spec.backbone.name)
+    if spec.backbone.weights == "imagenet":
+        catalog.check_published(choice)
+    source = spec.data.source
+    if not source.startswith(("tfds:", "digits")) and not Path(source).exists():
+        raise InputMissingError(
+            "there is no such folder or file",
+            where=f"--data={source}",
+            next_action="pass a folder with one sub-folder per class, or a table",
+        )
+    if values["workdir"].value:
+        rundir.check_output(Path(values["workdir"].value))

@@ -1,0 +1,181 @@
+"""The flags that describe a run, and the TransferSpec that they make.
+
+Every default is the one of the specification given, so the command line, the recipes in
+``experiments/`` and the library cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from tltf import spec as names
+from tltf.errors import ArgumentError
+from tltf.spec import Phase, TransferSpec
+
+DATA = {
+    "data": "source", "task": "task", "val_fraction": "val_fraction",
+    "test_fraction": "test_fraction", "group_column": "group_column", "bad_files": "bad_files",
+    "max_bad_fraction": "max_bad_fraction", "max_image_pixels": "max_image_pixels",
+    "fail_on_leak": "fail_on_leak",
+}  # fmt: skip
+BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}
+HEAD = {
+    "pooling": "pooling", "hidden": "hidden", "activation": "activation", "dropout": "dropout",
+    "l2": "l2",
+}  # fmt: skip
+RUN = (
+    "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
+    "precision", "jit", "deterministic", "baselines", "export",
+)  # fmt: skip
+ALL_PHASES = (
+    "optimizer", "momentum", "schedule", "warmup", "block_lr_decay", "weight_decay", "clipnorm",
+    "batch_norm",
+)  # fmt: skip
+OF_PHASE = {"epochs": "epochs", "lr": "learning_rate"}
+
+
+def define(values: flags.FlagValues, default: TransferSpec) -> None:
+    """Defines every flag of a run; one left out keeps what ``default`` says."""
+    add = _Definer(values)
+    data, backbone, head = default.data, default.backbone, default.head
+    add.text("data", data.source, "Image folder, CSV/TSV/JSON-lines table, tfds:NAME or digits.")
+    add.choice("task", data.task, names.TASKS, "What a label is.")
+    add.number("val_fraction", data.val_fraction, "Share carved for validation if none is named.")
+    add.number("test_fraction", data.test_fraction, "Share carved for the test if none is named.")
+    add.text("group_column", data.group_column, "Column whose equal values stay in one split.")
+    add.choice("bad_files", data.bad_files, names.BAD_FILES, "What to do about unreadable files.")
+    add.number("max_bad_fraction", data.max_bad_fraction, "Most bad files that skip may skip.")
+    add.whole("max_image_pixels", data.max_image_pixels, "Larger images are listed as bad.")
+    add.flag("fail_on_leak", data.fail_on_leak, "Refuse data with a file in two splits.")
+    add.text("backbone", backbone.name, "One of keras.applications, small_cnn, mlp, or file:RUN.")
+    add.text("weights", backbone.weights, "imagenet, none, or the path of a weight file.")
+    add.whole("image_size", backbone.image_size, "Input side in pixels; the recipe's if left out.")
+    add.choice("pooling", head.pooling, names.POOLINGS, "From feature map to feature vector.")
+    add.units("hidden", head.hidden, "Units of hidden layers in the head, for example 512,128.")
+    add.text("activation", head.activation, "Activation of the hidden layers.")
+    add.number("dropout", head.dropout, "Dropout before each Dense layer of the head.")
+    add.number("l2", head.l2, "L2 factor on the kernels of the head.")
+    add.choice("augment", default.augment, names.AUGMENTS, "Random changes of training images.")
+    add.choice("mix", default.mix, names.MIXES, "Mixing of training images within a batch.")
+    add.whole("batch_size", default.batch_size, "Images per step.")
+    add.text("class_weight", default.class_weight, "none, auto, or JSON of class name to weight.")
+    add.number("label_smoothing", default.label_smoothing, "Share of each target spread evenly.")
+    add.whole("early_stop", default.early_stop, "Epochs without a lower validation loss.")
+    add.whole("seed", default.seed, "Root of everything random.")
+    add.choice("precision", default.precision, names.PRECISIONS, "Of the computation.")
+    add.choice("jit", default.jit, names.JITS, "Compile by XLA.")
+    add.flag("deterministic", default.deterministic, "Deterministic ops, slower on GPU.")
+    add.flag("baselines", default.baselines, "Compare with the majority class and a linear probe.")
+    add.text("export", default.export, "auto (in the run folder), none, or a folder.")
+    _define_phases(add, default.phases)
+
+
+def _define_phases(add: _Definer, phases: tuple[Phase, ...]) -> None:
+    for phase in phases:
+        about = f"of the phase {phase.name!r}; the recipe's if left out."
+        add.whole(f"{phase.name}_epochs", phase.epochs, f"Epochs {about}")
+        add.number(f"{phase.name}_lr", phase.learning_rate, f"Peak learning rate {about}")
+    last = phases[-1]
+    add.text("unfreeze", last.unfreeze, "none, last:N, all, blocks:A,B or regex:PATTERN.")
+    add.choice("optimizer", last.optimizer, names.OPTIMIZERS, "Of every phase.")
+    add.number("momentum", last.momentum, "Of sgd.")
+    add.choice("schedule", last.schedule, names.SCHEDULES, "Of the rate after warm-up.")
+    add.number("warmup", last.warmup, "Share of a phase's steps in which the rate rises.")
+    add.number("block_lr_decay", last.block_lr_decay, "Rate of a block over the one above it.")
+    add.number("weight_decay", last.weight_decay, "Decoupled weight decay, for adamw.")
+    add.number("clipnorm", last.clipnorm, "Largest global norm of the gradient.")
+    add.choice("batch_norm", last.batch_norm, names.BATCH_NORMS, "In unfrozen blocks.")
+
+
+def to_spec(values: flags.FlagValues, default: TransferSpec) -> TransferSpec:
+    """The specification that the parsed flags describe.
+
+    Raises:
+      ArgumentError: a value out of range, or flags that contradict each other.
+    """
+    given = {name: values[name].value for name in values}
+    _check_contradictions(given, values, default)
+    return dataclasses.replace(
+        default,
+        data=dataclasses.replace(default.data, **_fields(given, DATA)),
+        backbone=dataclasses.replace(default.backbone, **_fields(given, BACKBONE)),
+        head=dataclasses.replace(default.head, **_fields(given, HEAD) | {"hidden": _units(given)}),
+        phases=tuple(_phase(phase, given, default) for phase in default.phases),
+        **{name: given[name] for name in RUN},
+    )
+
+
+def _phase(phase: Phase, given: Mapping[str, Any], default: TransferSpec) -> Phase:
+    fields = {field: given[f"{phase.name}_{flag}"] for flag, field in OF_PHASE.items()}
+    last = default.phases[-1]
+    fields |= {k: given[k] for k in ALL_PHASES if given[k] != getattr(last, k)}
+    if phase is last:
+        fields["unfreeze"] = given["unfreeze"]
+    return dataclasses.replace(phase, **fields)
+
+
+def _fields(given: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    return {field: given[flag] for flag, field in table.items()}
+
+
+def _units(given: Mapping[str, Any]) -> tuple[int, ...]:
+    try:
+        return tuple(int(units) for units in given["hidden"])
+    except ValueError as error:
+        raise ArgumentError(
+            f"hidden={','.join(given['hidden'])!r}, expected whole numbers",
+            where="--hidden",
+            next_action="for example --hidden=512 or --hidden=512,128",
+        ) from error
+
+
+def _check_contradictions(
+    given: Mapping[str, Any], values: flags.FlagValues, default: TransferSpec
+) -> None:
+    """Flags that are right by themselves and wrong together."""
+    clashes = [
+        (given["unfreeze"] == "none" and len(default.phases) > 1,
+         "--unfreeze=none leaves nothing for the last phase to tune",
+         f"use --{default.phases[-1].name}_epochs=0 to train the head only"),
+        (given["momentum"] != default.phases[-1].momentum and given["optimizer"] != "sgd",
+         f"--momentum with --optimizer={given['optimizer']}", "use --optimizer=sgd"),
+        (given["class_weight"] != "none" and given["task"] == "regression",
+         "--class_weight with --task=regression, which has no classes", "leave it out"),
+        (given["max_bad_fraction"] != default.data.max_bad_fraction
+         and given["bad_files"] != "skip",
+         "--max_bad_fraction without --bad_files=skip", "add --bad_files=skip"),
+    ]  # fmt: skip
+    for wrong, what, remedy in clashes:
+        if wrong:
+            raise ArgumentError(what, where="flags", next_action=remedy)
+
+
+class _Definer:
+    """absl's DEFINE functions with one set of flags."""
+
+    def __init__(self, values: flags.FlagValues) -> None:
+        self.values = values
+
+    def text(self, name: str, default: str | None, about: str) -> None:
+        flags.DEFINE_string(name, default, about, flag_values=self.values)
+
+    def choice(
+        self, name: str, default: str | None, known: tuple[str, ...], about: str
+    ) -> None:
+        flags.DEFINE_enum(name, default, list(known), about, flag_values=self.values)
+
+    def number(self, name: str, default: float | None, about: str) -> None:
+        flags.DEFINE_float(name, default, about, flag_values=self.values)
+
+    def whole(self, name: str, default: int | None, about: str) -> None:
+        flags.DEFINE_integer(name, default, about, flag_values=self.values)
+
+    def flag(self, name: str, default: bool, about: str) -> None:
+        flags.DEFINE_bool(name, default, about, flag_values=self.values)
+
+    def units(self, name: str, default: tuple[int, ...], about: str) -> None:
+        flags.DEFINE_list(name, [str(u) for u in default], about, flag_values=self.values)

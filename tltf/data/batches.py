@@ -1,0 +1,343 @@
+"""Batches as a pure function of (seed, epoch, step).
+
+Nothing here keeps a position: whoever knows the seed, the epoch and the step gets the same
+examples with the same pixels, whether the epoch was begun at step 0 or resumed at step 40.
+That is what makes an interrupted run end bit for bit like an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import tensorflow as tf
+
+from tltf.data.augmentation import Policy, augment, cutmix, mixup, policy
+from tltf.data.decoding import load_image
+from tltf.data.manifest import BadInputsError, Record, class_names
+from tltf.data.scan import find_unreadable
+from tltf.errors import ArgumentError, DataError, named_list, nearest
+
+_MIXES = {"none": None, "mixup": mixup, "cutmix": cutmix}
+
+
+class Batches:
+    """Image records as ``tf.data`` batches of ``(x, y, sample_weight)``.
+
+    ``x`` is float32 ``[b, size, size, 3]`` in [0, 255]; ``y`` float32 ``[b, C]``, one-hot
+    (single_label), multi-hot (multi_label), or ``[b, 1]`` (regression); ``sample_weight``
+    float32 ``[b]``. The last batch of an epoch may be smaller; nothing is dropped.
+
+    Args:
+      records: image records with labels; the order is that of :meth:`eval_dataset`.
+        Either all have a label or none has (for prediction: then ``y`` is all zeros).
+      classes: names in the order of the columns of ``y``; empty for regression.
+      task: ``single_label``, ``multi_label`` or ``regression``.
+      image_size: side of the images in pixels.
+      batch_size: examples per step, >= 1.
+      seed: root seed of order, augmentation and mixing.
+      augment: a :class:`~tltf.data.augmentation.Policy`, or its name.
+      mix: ``none``, ``mixup`` or ``cutmix``.
+      class_weights: class name -> weight, as :func:`class_weights` gives; None for 1 each.
+
+    Raises:
+      ArgumentError: a batch size below 1, an unknown mix or policy, a mix that does not fit the
+        task, class weights for a regression.
+      DataError: no records, a record without an image or with an unknown label.
+
+    Example::
+
+      batches = Batches(
+          manifest.split("train"), classes=manifest.classes, task=manifest.task,
+          image_size=224, batch_size=32, augment="light",
+      )
+      for epoch in range(3):
+          for x, y, weight in batches.train_dataset(epoch): ...
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        classes: Sequence[str],
+        task: str,
+        image_size: int,
+        batch_size: int,
+        seed: int = 0,
+        augment: Policy | str = "none",
+        mix: str = "none",
+        class_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        _check(records, task=task, batch_size=batch_size, mix=mix, class_weights=class_weights)
+        self.records = tuple(records)
+        self.classes = tuple(classes)
+        self.task = task
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.policy = policy(augment) if isinstance(augment, str) else augment
+        self.mix = mix
+        self._paths = tf.constant([os.fsencode(str(record.path)) for record in self.records])
+        self._keys = tf.constant([_key(i, r) for i, r in enumerate(self.records)], tf.int32)
+        weights = np.array([record.weight for record in self.records], np.float32)
+        factors = [_factor(record, class_weights or {}) for record in self.records]
+        self._weights = tf.constant(weights)
+        self._train_weights = tf.constant(weights * np.array(factors, np.float32))
+        self._labels = tf.constant(self._label_array())
+
+    @property
+    def n(self) -> int:
+        """How many examples there are."""
+        return len(self.records)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch, the smaller last one included."""
+        return -(-self.n // self.batch_size)
+
+    def targets(self) -> np.ndarray:
+        """float32 ``[n, C]`` (or ``[n, 1]``): ``y`` of :meth:`eval_dataset` in one piece."""
+        return np.asarray(self._target(tf.range(self.n)))
+
+    def train_dataset(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
+        """The batches of one epoch, shuffled, augmented, mixed and weighted.
+
+        Args:
+          epoch: >= 0; another epoch has another order and other augmentation.
+          start_step: batches to leave out at the start; they are not even read.
+
+        Raises:
+          ArgumentError: a negative epoch, or a start step beyond the epoch.
+        """
+        if epoch < 0 or not 0 <= start_step <= self.steps_per_epoch:
+            raise ArgumentError(
+                f"epoch={epoch}, start_step={start_step}, expected epoch >= 0 and start_step"
+                f" in [0, {self.steps_per_epoch}]",
+                where="train_dataset",
+            )
+        order = derived_seed(self.seed, "order", epoch)
+        changes = derived_seed(self.seed, "augment", epoch)[0]
+
+        def example(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            i = tf.random.experimental.index_shuffle(position, order, self.n - 1)
+            seed = tf.stack([changes, self._keys[i]])
+            return self._image(i, seed), self._target(i), self._train_weights[i]
+
+        positions = tf.data.Dataset.range(start_step * self.batch_size, self.n)
+        batches = self._batched(positions.map(example, tf.data.AUTOTUNE, deterministic=True))
+        return self._mixed(batches, epoch, start_step).prefetch(tf.data.AUTOTUNE)
+
+    def eval_dataset(self) -> tf.data.Dataset:
+        """Every example once, in the order of the records, unchanged.
+
+        ``sample_weight`` is the record's own weight: class weights steer the training, they are
+        no part of what is measured.
+        """
+
+        def example(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return self._image(i, None), self._target(i), self._weights[i]
+
+        examples = tf.data.Dataset.range(self.n).map(example, tf.data.AUTOTUNE, deterministic=True)
+        return self._batched(examples).prefetch(tf.data.AUTOTUNE)
+
+    def view_dataset(self, view: int) -> tf.data.Dataset:
+        """As :meth:`eval_dataset`, with the augmentation of epoch ``view``: for stored features.
+
+        The change depends on (seed, view, content) only, so that a row computed today fits the
+        photo when others have joined it.
+        """
+        changes = derived_seed(self.seed, "augment", view)[0]
+
+        def example(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            image = self._image(i, tf.stack([changes, self._keys[i]]))
+            return image, self._target(i), self._weights[i]
+
+        examples = tf.data.Dataset.range(self.n).map(example, tf.data.AUTOTUNE, deterministic=True)
+        return self._batched(examples).prefetch(tf.data.AUTOTUNE)
+
+    @contextmanager
+    def naming_unreadable(self) -> Iterator[None]:
+        """Around a loop over batches: a failure to read or decode names the file.
+
+        TensorFlow's own message does not, and the scan before training cannot foresee a file
+        that vanishes or changes during it.
+
+        Raises:
+          BadInputsError: TensorFlow failed and at least one file cannot be read or has changed.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            bad = find_unreadable(self.records)
+            if not bad:
+                raise
+            raise BadInputsError(
+                f"{len(bad)} of {self.n} files became unreadable: "
+                + named_list(f"{b.id} ({b.reason})" for b in bad),
+                excluded=bad,
+                where="data",
+                next_action="restore them and start the same command again",
+            ) from error
+
+    def _batched(self, examples: tf.data.Dataset) -> tf.data.Dataset:
+        return examples.batch(self.batch_size, drop_remainder=False)
+
+    def _image(self, i: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        image = load_image(self._paths[i], self.image_size)
+        return image if seed is None else augment(image, self.policy, seed=seed)
+
+    def _target(self, i: tf.Tensor) -> tf.Tensor:
+        labels = tf.gather(self._labels, i)
+        if self.task == "single_label":
+            return tf.one_hot(labels, len(self.classes), dtype=tf.float32)
+        return labels
+
+    def _mixed(self, batches: tf.data.Dataset, epoch: int, start_step: int) -> tf.data.Dataset:
+        mix = _MIXES[self.mix]
+        if mix is None:
+            return batches
+        changes = derived_seed(self.seed, "mix", epoch)[0]
+
+        def mixed(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+            x, y, weight = batch
+            seed = tf.stack([changes, tf.cast(step, tf.int32)])
+            # The weight is mixed like one more target: half of a heavy example is half as heavy.
+            x, both = mix(x, tf.concat([y, weight[:, None]], axis=1), seed=seed)
+            return x, both[:, :-1], both[:, -1]
+
+        return batches.enumerate(start_step).map(mixed, tf.data.AUTOTUNE, deterministic=True)
+
+    def _label_array(self) -> np.ndarray:
+        """int32 ``[n]`` class numbers (single_label), else float32 ``[n, C]`` or ``[n, 1]``."""
+        missing = [record.id for record in self.records if record.label is None]
+        if 0 < len(missing) < self.n:
+            raise DataError(
+                f"{len(missing)} of {self.n} records have no label: {named_list(missing)}",
+                where="labels",
+                next_action="give every record a label, or none",
+            )
+        if self.task == "regression":
+            values = [0.0 if missing else _number(record) for record in self.records]
+            return np.array(values, np.float32)[:, None]
+        columns = {name: i for i, name in enumerate(self.classes)}
+        if self.task == "single_label":
+            ids = [-1 if missing else _column(r, r.label, columns) for r in self.records]
+            return np.array(ids, np.int32)
+        hot = np.zeros((self.n, len(self.classes)), np.float32)
+        for i, record in enumerate(self.records):
+            for name in class_names(record.label):
+                hot[i, _column(record, name, columns)] = 1.0
+        return hot
+
+
+def class_weights(
+    records: Sequence[Record], *, classes: Sequence[str], mode: str | Mapping[str, float]
+) -> dict[str, float]:
+    """The weight of every class in the loss.
+
+    Args:
+      records: the training records.
+      classes: all class names.
+      mode: ``none`` (1 each), ``auto`` (``n / (k n_c)`` for k classes, n labels, n_c of class c;
+        1 for a class without examples), or a mapping, as object or JSON; what it leaves out is 1.
+
+    Raises:
+      ArgumentError: the mapping names an unknown class, or there are no classes to weight.
+
+    Example::
+
+      class_weights(records, classes=("cat", "dog"), mode='{"dog": 2.0}')
+    """
+    if mode == "none":
+        return dict.fromkeys(classes, 1.0)
+    if not classes:
+        raise ArgumentError(
+            "class weights for a regression, which has no classes",
+            where="--class_weight",
+            next_action="use --class_weight=none, or a weight column",
+        )
+    if mode == "auto":
+        counts = Counter(name for record in records for name in class_names(record.label))
+        fair = sum(counts.values()) / len(classes)
+        return {name: fair / counts[name] if counts[name] else 1.0 for name in classes}
+    given = json.loads(mode) if isinstance(mode, str) else dict(mode)
+    for name in given:
+        if name not in classes:
+            raise ArgumentError(
+                f"a weight for the unknown class {name!r}{nearest(name, classes)}",
+                where="--class_weight",
+                next_action=f"the classes are {named_list(classes)}",
+            )
+    return {name: float(given.get(name, 1.0)) for name in classes}
+
+
+def derived_seed(seed: int, name: str, *numbers: int) -> tuple[int, int]:
+    """Two int32 for one use of randomness, derived by name from the root seed.
+
+    >>> derived_seed(0, "order", 1) == derived_seed(0, "order", 1)
+    True
+    >>> derived_seed(0, "order", 1) == derived_seed(0, "augment", 1)
+    False
+    """
+    digest = hashlib.sha256(repr((seed, name, numbers)).encode()).digest()
+    first, second = np.frombuffer(digest[:8], "<i4")
+    return int(first), int(second)
+
+
+def _check(
+    records: Sequence[Record],
+    *,
+    task: str,
+    batch_size: int,
+    mix: str,
+    class_weights: Mapping[str, float] | None,
+) -> None:
+    if not records:
+        raise DataError("no records to make batches of", where="data")
+    without = [record.id for record in records if record.path is None]
+    if without:
+        raise DataError(f"records without an image file: {named_list(without)}", where="data")
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size={batch_size}, expected at least 1", where="--batch_size")
+    if mix not in _MIXES:
+        raise ArgumentError(
+            f"mix={mix!r}, expected one of {', '.join(_MIXES)}{nearest(mix, _MIXES)}",
+            where="--mix",
+        )
+    if task == "regression" and (class_weights or mix == "cutmix"):
+        what = "class weights" if class_weights else "cutmix"
+        raise ArgumentError(f"{what} with task='regression'", where="--task")
+
+
+def _key(i: int, record: Record) -> int:
+    """int32 that augmentation is seeded with: from the content once it is known."""
+    if not record.sha256:
+        return i
+    return int.from_bytes(bytes.fromhex(record.sha256[:8]), "big", signed=True)
+
+
+def _factor(record: Record, weights: Mapping[str, float]) -> float:
+    """The class weight of a record; of several labels their mean."""
+    own = [weights.get(name, 1.0) for name in class_names(record.label)]
+    return sum(own) / len(own) if own else 1.0
+
+
+def _column(record: Record, name: object, columns: Mapping[str, int]) -> int:
+    if not isinstance(name, str) or name not in columns:
+        raise DataError(
+            f"label {name!r} is none of the classes {named_list(columns)}"
+            f"{nearest(str(name), columns)}",
+            where=record.id,
+        )
+    return columns[name]
+
+
+def _number(record: Record) -> float:
+    if not isinstance(record.label, int | float):
+        raise DataError(f"label {record.label!r}, expected a number", where=record.id)
+    return float(record.label)

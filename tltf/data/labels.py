@@ -1,0 +1,143 @@
+"""From labels as they were written to the task, the classes and the labels of the Records."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from tltf.data.manifest import BadInputsError, Excluded, Label
+from tltf.errors import ArgumentError, DataError, named_list, nearest
+
+SEPARATOR = "|"
+_MOST_NUMERIC_CLASSES = 20
+_TASKS = ("auto", "single_label", "multi_label", "regression")
+
+RawLabel = str | float | tuple[str, ...]
+
+
+def understand(
+    raw: Sequence[RawLabel], ids: Sequence[str], *, task: str, where: str
+) -> tuple[str, tuple[str, ...], list[Label]]:
+    """Finds the task if it is ``auto``, and reads every label accordingly.
+
+    Args:
+      raw: labels as written: text, a number, or several names.
+      ids: how each is named in an error.
+      task: ``auto``, ``single_label``, ``multi_label`` or ``regression``.
+      where: the source, for errors.
+
+    Returns:
+      The task, the sorted classes (none for regression), and one label each.
+
+    Raises:
+      ArgumentError: an unknown task.
+      BadInputsError: labels that are empty or do not fit the task, all of them.
+      DataError: fewer than two classes, or two names that differ in case or spaces only.
+    """
+    if task not in _TASKS:
+        raise ArgumentError(
+            f"task={task!r}, expected one of {', '.join(_TASKS)}{nearest(task, _TASKS)}",
+            where="--task",
+        )
+    task = _guess(raw) if task == "auto" else task
+    readers: dict[str, Callable[[RawLabel], Label]] = {
+        "single_label": _single,
+        "multi_label": _multi,
+        "regression": _real,
+    }
+    labels: list[Label] = []
+    bad = []
+    for value, name in zip(raw, ids, strict=True):
+        try:
+            labels.append(readers[task](value))
+        except ValueError as error:
+            bad.append(Excluded(id=name, outcome="bad", reason=str(error)))
+    if bad:
+        raise BadInputsError(
+            f"{len(bad)} of {len(raw)} labels do not fit task={task!r}: "
+            + named_list(f"{x.id} ({x.reason})" for x in bad),
+            excluded=bad,
+            where=where,
+            next_action="correct them, or name another --task",
+        )
+    if task == "regression":
+        return task, (), labels
+    classes = check_classes(
+        {name for label in labels for name in ([label] if isinstance(label, str) else label)},  # type: ignore[union-attr]
+        fewest=2 if task == "single_label" else 1,
+        where=where,
+    )
+    return task, classes, labels
+
+
+def check_classes(names: Iterable[str], *, fewest: int, where: str) -> tuple[str, ...]:
+    """The names, sorted, if they can be classes.
+
+    Raises:
+      DataError: too few, or two that differ in case or spaces only.
+    """
+    classes = tuple(sorted(set(names)))
+    if len(classes) < fewest:
+        raise DataError(
+            f"{len(classes)} classes ({named_list(classes)}), expected at least {fewest}",
+            where=where,
+            next_action="add examples of another class",
+        )
+    alike = defaultdict(list)
+    for name in classes:
+        alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    twins = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
+    if twins:
+        raise DataError(
+            f"classes that differ in case or spaces only: {named_list(twins)}",
+            where=where,
+            next_action="give each class one spelling",
+        )
+    return classes
+
+
+def _guess(raw: Sequence[RawLabel]) -> str:
+    if any(isinstance(v, tuple) or (isinstance(v, str) and SEPARATOR in v) for v in raw):
+        return "multi_label"
+    numbers = [_number(value) for value in raw]
+    if all(number is not None for number in numbers) and numbers:
+        whole = all(number == int(number) for number in numbers)  # type: ignore[arg-type]
+        if not whole or len(set(numbers)) > _MOST_NUMERIC_CLASSES:
+            return "regression"
+    return "single_label"
+
+
+def _single(value: RawLabel) -> str:
+    if isinstance(value, tuple):
+        raise ValueError(f"several labels: {named_list(value)}")
+    text = str(value)
+    if not text.strip():
+        raise ValueError("empty label")
+    if "\n" in text or "\r" in text:
+        raise ValueError("a line break in the label: an unclosed quote?")
+    return text
+
+
+def _multi(value: RawLabel) -> tuple[str, ...]:
+    parts = value if isinstance(value, tuple) else str(value).split(SEPARATOR)
+    return tuple(sorted({_single(part.strip()) for part in parts if part.strip()}))
+
+
+def _real(value: RawLabel) -> float:
+    number = _number(value)
+    if number is None:
+        raise ValueError(f"label {value!r} is not a number" if value != "" else "empty label")
+    return number
+
+
+def _number(value: RawLabel) -> float | None:
+    """The value as a finite number, or None."""
+    if isinstance(value, tuple):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,51 @@
+"""From a named source to the manifest of a run: load, scan, refuse or skip, split."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tltf.data import headers, scan, sources, splits
+from tltf.data.manifest import Manifest, Record
+from tltf.spec import DataSpec
+
+SAMPLED_SIDES = 200
+
+
+def prepared(
+    spec: DataSpec, *, seed: int, progress: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """The scanned and split manifest of ``spec``.
+
+    Args:
+      spec: where the data is and what may be done about bad files.
+      seed: of the split.
+      progress: called with files done and files in all.
+
+    Raises:
+      InputMissingError, DataError, DownloadError: see the steps.
+    """
+    manifest = sources.load(spec.source, task=spec.task, group_column=spec.group_column)
+    manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
+    manifest = scan.apply_policy(
+        manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
+    )
+    return splits.split(
+        manifest,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        seed=seed,
+        fail_on_leak=spec.fail_on_leak,
+    )
+
+
+def median_side(records: Sequence[Record]) -> int:
+    """Median of the images' shorter sides in pixels, from the headers of up to 200 of them."""
+    step = max(1, len(records) // SAMPLED_SIDES)
+    sides = []
+    for record in records[::step]:
+        data = Path(record.path or "").read_bytes()
+        header = headers.read_header(data, headers.kind_of(data) or "")
+        sides.append(min(header.width, header.height))
+    return int(statistics.median(sides))

@@ -1,0 +1,275 @@
+"""train, val and test without leaks: copies and groups stay together, classes in proportion.
+
+The outcome depends on the seed, the contents and the labels only, not on the names of the files
+or their order: renaming photos does not make a test example a training example.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+from tltf.data.manifest import SPLITS, BadInputsError, Excluded, Manifest, Record, class_names
+from tltf.errors import DataError, named_list, printable
+
+_BINS = 10
+_STRICTEST_FIRST = ("test", "val", "train")
+
+
+def split(
+    manifest: Manifest,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    fail_on_leak: bool = False,
+) -> Manifest:
+    """Gives every record a split.
+
+    Splits that the data names are kept; what is missing of val and test is carved from train.
+    Copies of one content (same sha256) and records of one group never stand in two splits.
+
+    Args:
+      manifest: scanned, so that every record has its ``sha256``.
+      val_fraction: share of the whole to carve as val if the data names no val; 0 for none.
+      test_fraction: the same for test.
+      seed: another seed, another split.
+      fail_on_leak: raise instead of repairing when named splits share a content or a group.
+
+    Returns:
+      The manifest with all splits set. Where named splits shared something, the copies in the
+      split that is less held-out (train before val before test) are in ``excluded`` as
+      ``ignored``. Notes say what was carved and what was found.
+
+    Raises:
+      DataError: an empty split, or a class that is missing from train or from a carved split
+        (with a table of counts), or a leak under ``fail_on_leak``.
+
+    Example::
+
+      split(manifest, val_fraction=0.15, test_fraction=0.15, seed=0).split("test")
+    """
+    notes = list(_conflicts(manifest.records))
+    records, leaked = _without_leaks(manifest.records)
+    if leaked and fail_on_leak:
+        raise BadInputsError(
+            f"{len(leaked)} records leak between splits: "
+            + named_list(f"{x.id} ({x.reason})" for x in leaked),
+            excluded=leaked,
+            where="--fail_on_leak",
+            next_action="remove them from one of the splits",
+        )
+    if leaked:
+        notes.append(
+            f"{len(leaked)} records left out, since a stricter split holds the same: "
+            + printable(named_list(f"{x.id} ({x.reason})" for x in leaked))
+        )
+    fractions = {"val": val_fraction, "test": test_fraction}
+    named = {record.split for record in records} & set(SPLITS)
+    carved = {name: f for name, f in fractions.items() if name not in named and f > 0.0}
+    records = [r if r.split else dataclasses.replace(r, split="train") for r in records]
+    if carved:
+        records = _carve(records, carved, task=manifest.task, seed=seed)
+        notes.append(_carved_note(records, carved, manifest.task, seed))
+    done = dataclasses.replace(
+        manifest,
+        records=tuple(records),
+        excluded=manifest.excluded + tuple(leaked),
+        notes=manifest.notes + tuple(notes),
+    )
+    return dataclasses.replace(done, notes=done.notes + _check(done, set(carved)))
+
+
+def _conflicts(records: Sequence[Record]) -> Iterable[str]:
+    """Says which contents carry different labels; they stay, on one side."""
+    first: dict[str, Record] = {}
+    pairs = []
+    for record in records:
+        twin = first.setdefault(record.sha256 or record.id, record)
+        if twin.label != record.label:
+            pairs.append(f"{twin.id} is {twin.label!r}, its copy {record.id} is {record.label!r}")
+    if pairs:
+        yield f"{len(pairs)} copies with different labels: {printable(named_list(pairs))}"
+
+
+def _without_leaks(records: Sequence[Record]) -> tuple[list[Record], list[Excluded]]:
+    """Between named splits: keeps what is in the strictest one, names the rest."""
+    owner: dict[tuple[str, str], Record] = {}
+    for name in _STRICTEST_FIRST:
+        for record in records:
+            if (record.split or "train") == name:
+                for key in _ties(record):
+                    owner.setdefault(key, record)
+    kept, leaked = [], []
+    for record in records:
+        reasons = [
+            f"{'duplicate' if kind == 'sha256' else f'same group {record.group!r} as'}"
+            f"{' of' if kind == 'sha256' else ''} {owner[kind, value].id}"
+            f" in {owner[kind, value].split}"
+            for kind, value in _ties(record)
+            if (owner[kind, value].split or "train") != (record.split or "train")
+        ]
+        if reasons:
+            leaked.append(Excluded(id=record.id, outcome="ignored", reason=reasons[0]))
+        else:
+            kept.append(record)
+    return kept, leaked
+
+
+def _ties(record: Record) -> list[tuple[str, str]]:
+    """What binds a record to others: its content and its group."""
+    ties = [("sha256", record.sha256 or f"id {record.id}")]
+    return ties if record.group is None else [*ties, ("group", record.group)]
+
+
+def _carve(
+    records: list[Record], carved: Mapping[str, float], *, task: str, seed: int
+) -> list[Record]:
+    """Moves whole components from train to the carved splits.
+
+    Greedy iterative stratification (Sechidis et al., 2011): the rarest stratum first, its
+    largest component first, to the split that still lacks most of that stratum. With one label
+    per record and no ties between records this gives exact proportions.
+    """
+    pool = [i for i, record in enumerate(records) if record.split == "train"]
+    strata = _strata([records[i] for i in pool], task)
+    components = _components([records[i] for i in pool])
+    contents = [Counter(s for i in parts for s in strata[i]) for parts in components]
+    keys = [_key([records[pool[i]] for i in parts], seed) for parts in components]
+    left = sum(contents, Counter[Hashable]())
+    rates = {name: min(1.0, f * len(records) / max(1, len(pool))) for name, f in carved.items()}
+    need = _Need(left, rates)
+    waiting = set(range(len(components)))
+    while waiting:
+        stratum = min((s for s in left if left[s] > 0), key=lambda s: (left[s], repr(s)))
+        members = [c for c in waiting if stratum in contents[c]]
+        members.sort(key=lambda c: (-contents[c][stratum], keys[c]))
+        for place, c in enumerate(members):
+            target = need.neediest(stratum, components_left=len(members) - place)
+            need.give(target, contents[c])
+            left.subtract(contents[c])
+            for i in components[c]:
+                records[pool[i]] = dataclasses.replace(records[pool[i]], split=target)
+        waiting.difference_update(members)
+    return records
+
+
+class _Need:
+    """What each split still lacks of each stratum."""
+
+    def __init__(self, sizes: Mapping[Hashable, int], rates: Mapping[str, float]) -> None:
+        self.wanted = {name: _apportioned(sizes, rate, len(rates)) for name, rate in rates.items()}
+        rest = {s: n - sum(w[s] for w in self.wanted.values()) for s, n in sizes.items()}
+        self.wanted["train"] = Counter(rest)
+        self.total = {name: sum(wanted.values()) for name, wanted in self.wanted.items()}
+        self.untouched = {(name, s) for name, wanted in self.wanted.items() for s in wanted}
+
+    def neediest(self, stratum: Hashable, *, components_left: int) -> str:
+        """The split that lacks most; when few components are left, one that has none yet."""
+        owed = [
+            name
+            for name, wanted in self.wanted.items()
+            if wanted[stratum] > 0 and (name, stratum) in self.untouched
+        ]
+        names = owed if owed and components_left <= len(owed) else list(self.wanted)
+        return max(names, key=lambda n: (self.wanted[n][stratum], self.total[n], -SPLITS.index(n)))
+
+    def give(self, name: str, content: Counter[Hashable]) -> None:
+        self.wanted[name].subtract(content)
+        self.total[name] -= sum(content.values())
+        self.untouched.difference_update((name, s) for s in content)
+
+
+def _apportioned(sizes: Mapping[Hashable, int], rate: float, carved: int) -> Counter[Hashable]:
+    """``rate`` of each stratum in whole records, the largest remainders rounded up.
+
+    At least one of every stratum that is large enough to leave one to each other split.
+    """
+    exact = {s: n * rate for s, n in sizes.items()}
+    parts = {s: max(int(exact[s]), int(n > carved)) for s, n in sizes.items()}
+    spare = round(sum(exact.values())) - sum(parts.values())
+    by_remainder = sorted(sizes, key=lambda s: (parts[s] - exact[s], repr(s)))
+    for s in by_remainder[: max(0, spare)]:
+        parts[s] += 1
+    return Counter(parts)
+
+
+def _strata(records: Sequence[Record], task: str) -> list[tuple[Hashable, ...]]:
+    """What should be in proportion: the labels, or which tenth of the values a number is in."""
+    if task != "regression":
+        return [class_names(record.label) or ("",) for record in records]
+    values = [record.label if isinstance(record.label, int | float) else 0.0 for record in records]
+    ordered = sorted(values)
+    bins = max(1, min(_BINS, len(values) // _BINS))
+    borders = [ordered[len(ordered) * k // bins] for k in range(1, bins)]
+    return [(bisect.bisect_right(borders, value),) for value in values]
+
+
+def _components(records: Sequence[Record]) -> list[list[int]]:
+    """Groups of positions that content or group bind together, directly or through others."""
+    parent = list(range(len(records)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[str, str], int] = {}
+    for i, record in enumerate(records):
+        for tie in _ties(record):
+            parent[root(i)] = root(first.setdefault(tie, i))
+    components = defaultdict(list)
+    for i in range(len(records)):
+        components[root(i)].append(i)
+    return list(components.values())
+
+
+def _key(records: Iterable[Record], seed: int) -> str:
+    """A random-looking order that only the seed and the contents determine."""
+    content = min(record.sha256 or record.id for record in records)
+    return hashlib.sha256(f"{seed}:{content}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _carved_note(
+    records: Sequence[Record], carved: Mapping[str, float], task: str, seed: int
+) -> str:
+    sizes = Counter(record.split for record in records)
+    parts = ", ".join(f"{sizes[name]} as {name}" for name in SPLITS if name in carved)
+    how = "stratified by value" if task == "regression" else "stratified"
+    return f"carved {parts} of {len(records)} records, {how}, seed {seed}"
+
+
+def _check(manifest: Manifest, carved: set[str]) -> tuple[str, ...]:
+    """Raises on an empty split or a class without an example; notes what may stay as it is."""
+    sizes = Counter(record.split or "train" for record in manifest.records)
+    required = [name for name in SPLITS if name == "train" or name in carved]
+    for name in required:
+        if not sizes[name]:
+            raise DataError(
+                f"no examples in {name}: {_row(sizes)}",
+                where="splits",
+                next_action="add data, or change --val_fraction and --test_fraction",
+            )
+    if manifest.task == "regression":
+        return ()
+    table = manifest.counts()
+    rows = {c: Counter({s: table.get(s, Counter())[c] for s in SPLITS}) for c in manifest.classes}
+    present = [name for name in SPLITS if sizes[name]]
+    lacking = [c for c, row in rows.items() if any(not row[name] for name in present)]
+    fatal = [c for c in lacking if any(not rows[c][name] for name in required)]
+    said = named_list(f"{c} ({_row(rows[c])})" for c in fatal or lacking)
+    if fatal and manifest.task == "single_label":
+        raise DataError(
+            f"{len(fatal)} classes have no example in some split: {said}",
+            where="splits",
+            next_action="add examples of them, or leave those classes out",
+        )
+    return (f"classes without an example in some split: {printable(said)}",) if lacking else ()
+
+
+def _row(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {counts[name]}" for name in SPLITS)

@@ -1,0 +1,314 @@
+"""Tables of examples: ``.csv``, ``.tsv``, or ``.jsonl`` with one JSON object per line.
+
+Columns: ``path`` or ``text``, ``label``, and optionally ``group``, ``split``, ``weight``.
+All rows are looked at before anything is said, so one run of the command shows every bad row.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import dataclasses
+import json
+import math
+import stat
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tltf.data.labels import RawLabel, understand
+from tltf.data.manifest import SPLIT_NAMES, BadInputsError, Excluded, Manifest, Record
+from tltf.errors import ArgumentError, DataError, named_list, nearest
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_LONG_FIELD_LINES = 20
+
+
+@dataclass
+class _Table:
+    """Column names, ``(line number, values by column)`` of the sound rows, and the bad ones."""
+
+    name: str
+    header: list[str] = field(default_factory=list)
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    bad: list[Excluded] = field(default_factory=list)
+
+    def refuse(self, line: int, reason: str) -> None:
+        self.bad.append(Excluded(id=f"{self.name}:{line}", outcome="bad", reason=reason))
+
+
+def load_table(file: Path, *, task: str = "auto", group_column: str | None = None) -> Manifest:
+    """Reads a table.
+
+    Args:
+      file: UTF-8, with or without byte order mark. Paths in it are relative to its folder.
+      task: as in :func:`tltf.data.sources.load`. ``auto``: labels with ``|`` (``red|round``) or
+        JSON lists are multi_label; numbers are a regression if any is fractional or there are
+        more than 20 different ones; everything else is single_label.
+      group_column: the column to group by, instead of ``group``.
+
+    Returns:
+      One record per row, called ``file.csv:12`` by its line; rows whose file is missing are in
+      ``excluded`` as ``bad``, for the policy to decide on.
+
+    Raises:
+      BadInputsError: rows that cannot be understood, all of them by line number.
+      DataError: wrong encoding, missing or doubled columns, no rows; classes as in ``understand``.
+      ArgumentError: there is no such group column.
+    """
+    text = _text(file)
+    if file.suffix.lower() == ".jsonl":
+        table = _read_json_lines(text, file.name)
+    else:
+        table = _read_csv(text, file.name, _SEPARATORS[file.suffix.lower()])
+    if not table.rows and not table.bad:
+        raise DataError("no rows", where=file, next_action="add a header and examples")
+    columns = _columns(table, file, group_column)
+    records, raw = [], []
+    for line, values in table.rows:
+        try:
+            records.append(_record(line, values, columns, file))
+            raw.append(_raw_label(values.get(columns["label"])))
+        except ValueError as error:
+            table.refuse(line, str(error))
+    try:
+        task, classes, labels = understand(raw, [r.id for r in records], task=task, where=str(file))
+    except BadInputsError as error:
+        _refuse([*table.bad, *error.excluded], table, file, error.next_action)
+        raise
+    except DataError:
+        # Classes may be missing just because their rows are bad: say that first.
+        _refuse(table.bad, table, file)
+        raise
+    _refuse(table.bad, table, file)
+    labelled = [
+        dataclasses.replace(record, label=label)
+        for record, label in zip(records, labels, strict=True)
+    ]
+    return _without_missing(labelled, task=task, classes=classes)
+
+
+def _text(file: Path) -> str:
+    data = file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(
+            "UTF-16 text, expected UTF-8",
+            where=file,
+            next_action="convert it, e.g. with `iconv -f UTF-16 -t UTF-8`",
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        lines = [
+            number for number, line in enumerate(data.split(b"\n"), start=1) if not _is_utf8(line)
+        ]
+        raise BadInputsError(
+            f"not UTF-8 in {len(lines)} lines: {named_list(lines)}",
+            excluded=[
+                Excluded(id=f"{file.name}:{line}", outcome="bad", reason="not UTF-8")
+                for line in lines
+            ],
+            where=file,
+            next_action="convert it, e.g. with `iconv -f LATIN1 -t UTF-8` if it is Latin-1",
+        ) from None
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_csv(text: str, name: str, separator: str) -> _Table:
+    table = _Table(name)
+    for number, content in enumerate(text.split("\n"), start=1):
+        if "\0" in content:
+            table.refuse(number, "a NUL character")
+    # Lines with NUL are refused already; the reader is to go on behind them.
+    lines = text.replace("\0", "").splitlines(keepends=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+    refused = {excluded.id for excluded in table.bad}
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return table
+        except csv.Error as error:
+            table.refuse(line, f"{_csv_reason(error)}; the rest was not read")
+            return table
+        if not row or f"{name}:{line}" in refused:
+            continue
+        if not table.header:
+            table.header = [column.strip() for column in row]
+        elif len(row) != len(table.header):
+            table.refuse(line, f"{len(row)} fields, expected {len(table.header)}")
+        elif _swallowed(row, separator):
+            table.refuse(line, f"a field of {reader.line_num - line + 1} lines: an unclosed quote?")
+        else:
+            table.rows.append((line, dict(zip(table.header, row, strict=True))))
+
+
+def _csv_reason(error: csv.Error) -> str:
+    if "unexpected end of data" in str(error):
+        return "a quote that is never closed"
+    return str(error)
+
+
+def _swallowed(row: list[str], separator: str) -> bool:
+    """Whether a field looks like rows that an unclosed quote ran over.
+
+    A text of many lines is fine; many lines with as many separators as a row has are not.
+    """
+    for value in row:
+        inner = value.splitlines()
+        alike = sum(line.count(separator) == len(row) - 1 for line in inner)
+        if len(inner) > 1 and (alike == len(inner) or alike > _LONG_FIELD_LINES):
+            return True
+    return False
+
+
+def _read_json_lines(text: str, name: str) -> _Table:
+    table = _Table(name)
+    columns: dict[str, None] = {}
+    for line, row in enumerate(text.split("\n"), start=1):
+        if not row.strip():
+            continue
+        try:
+            values = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            table.refuse(line, f"not JSON: {error}")
+            continue
+        if not isinstance(values, dict):
+            table.refuse(line, f"{type(values).__name__}, expected an object")
+            continue
+        columns |= dict.fromkeys(values)
+        table.rows.append((line, values))
+    table.header = list(columns)
+    return table
+
+
+def _columns(table: _Table, file: Path, group_column: str | None) -> dict[str, str]:
+    """Which column plays which role: ``{"path": "path", "label": "Label", ...}``."""
+    found = f"columns found: {named_list(table.header, most=12)}"
+    roles = ("path", "text", "label", "group", "split", "weight")
+    by_role: dict[str, list[str]] = {role: [] for role in roles}
+    for column in table.header:
+        by_role.get(column.lower(), []).append(column)
+    doubled = [column for column, n in Counter(table.header).items() if n > 1]
+    doubled += [column for columns in by_role.values() for column in columns[1:]]
+    trouble = ""
+    if doubled:
+        trouble = f"column {doubled[0]!r} is there twice"
+    elif not by_role["label"]:
+        trouble = "no column 'label'"
+    elif not by_role["path"] and not by_role["text"]:
+        trouble = "no column 'path' or 'text'"
+    elif by_role["path"] and by_role["text"]:
+        trouble = "both a column 'path' and a column 'text'"
+    if trouble:
+        raise DataError(
+            f"{trouble}; {found}",
+            where=file,
+            next_action="the first line names the columns: path or text, and label",
+        )
+    columns = {role: names[0] for role, names in by_role.items() if names}
+    if group_column is not None:
+        if group_column not in table.header:
+            raise ArgumentError(
+                f"group_column={group_column!r}; {found}{nearest(group_column, table.header)}",
+                where="--group_column",
+            )
+        columns["group"] = group_column
+    return columns
+
+
+def _record(line: int, values: Mapping[str, Any], columns: Mapping[str, str], file: Path) -> Record:
+    """One row without its label. Raises ValueError with what is wrong."""
+
+    def value(role: str) -> Any:
+        given = values.get(columns.get(role, ""))
+        return "" if given is None else given
+
+    path, text = value("path"), value("text")
+    content = path if "path" in columns else text
+    role = "path" if "path" in columns else "text"
+    if not isinstance(content, str) or not content.strip():
+        raise ValueError(f"empty {role}" if content == "" else f"{role} {content!r} is not a text")
+    if "path" in columns and "\0" in path:
+        raise ValueError("a NUL character in the path")
+    split = str(value("split")).strip()
+    if split and split.lower() not in SPLIT_NAMES:
+        raise ValueError(f"split {split!r}, expected train, val or test")
+    return Record(
+        id=f"{file.name}:{line}",
+        path=str(file.parent / path) if path else None,
+        text=None if path else text,
+        group=str(value("group")) or None,
+        split=SPLIT_NAMES[split.lower()] if split else None,
+        weight=_weight(value("weight")),
+    )
+
+
+def _weight(given: Any) -> float:
+    if given == "":
+        return 1.0
+    try:
+        weight = float(given)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0.0 <= weight < math.inf:
+        raise ValueError(f"weight {given!r}, expected a number of at least 0")
+    return weight
+
+
+def _raw_label(given: Any) -> RawLabel:
+    if given is None:
+        return ""
+    if isinstance(given, list) and all(isinstance(name, str) for name in given):
+        return tuple(given)
+    if isinstance(given, bool):
+        return str(given).lower()
+    if isinstance(given, str | int | float):
+        return given
+    raise ValueError(f"label {given!r}, expected a text, a number or a list of texts")
+
+
+def _refuse(
+    bad: Sequence[Excluded], table: _Table, file: Path, next_action: str = "correct these lines"
+) -> None:
+    if bad:
+        bad = sorted(bad, key=lambda x: int(x.id.rpartition(":")[2]))
+        raise BadInputsError(
+            f"{len(bad)} bad lines beside {len(table.rows)} sound ones: "
+            + named_list(f"line {x.id.rpartition(':')[2]}: {x.reason}" for x in bad),
+            excluded=bad,
+            where=file,
+            next_action=next_action,
+        )
+
+
+def _without_missing(records: Sequence[Record], *, task: str, classes: tuple[str, ...]) -> Manifest:
+    good, missing = [], []
+    for record in records:
+        trouble = _path_trouble(record.path)
+        if trouble:
+            missing.append(Excluded(id=f"{record.id} {record.path}", outcome="bad", reason=trouble))
+        else:
+            good.append(record)
+    return Manifest(task=task, classes=classes, records=tuple(good), excluded=tuple(missing))
+
+
+def _path_trouble(path: str | None) -> str:
+    if path is None:
+        return ""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        return error.strerror or "cannot be read"
+    return "" if stat.S_ISREG(mode) else "not a regular file"

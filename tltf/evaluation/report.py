@@ -1,0 +1,260 @@
+"""report.html: everything in report.json as one self-contained page (DESIGN 4.4, 4.5).
+
+No script, no network: pictures are data URIs, once for light and once for dark. Whatever is
+printed goes through :func:`tltf.errors.printable` and then through Jinja2's autoescape, so that
+the name of a class or of a file is shown and never interpreted.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tltf.errors import printable
+from tltf.evaluation.intervals import UNBOUNDED
+from tltf.evaluation.plots import History, report_figures
+from tltf.evaluation.summary import HEADLINE, backbone_name, shown, summary
+
+MOST_CONFUSED = 10
+MOST_EXCLUDED_SHOWN = 50
+MOST_COUNT_ROWS = 200
+
+METRICS = {
+    "accuracy": ("Accuracy", "share of examples whose predicted class is right"),
+    "balanced_accuracy": ("Balanced accuracy", "recall averaged over the classes present"),
+    "macro_f1": ("Macro F1", "F1 averaged over classes, each counting the same"),
+    "micro_f1": ("Micro F1", "F1 over all labels of all examples together"),
+    "weighted_f1": ("Weighted F1", "F1 averaged over classes by their size"),
+    "macro_precision": ("Macro precision", "of what is called a class, the share that is it"),
+    "macro_recall": ("Macro recall", "of a class, the share that is found"),
+    "top3_accuracy": ("Top-3 accuracy", "true class among the three most probable"),
+    "top5_accuracy": ("Top-5 accuracy", "true class among the five most probable"),
+    "subset_accuracy": ("Subset accuracy", "share of examples with all labels right"),
+    "hamming_loss": ("Hamming loss", "share of single labels that are wrong; lower is better"),
+    "auroc": ("AUROC", "how well each class is ranked above the rest; 0.5 is chance"),
+    "mAP": ("Mean average precision", "ranking quality averaged over labels"),
+    "nll": ("Log-loss", "mean −log probability of the truth; lower is better"),
+    "brier": ("Brier score", "squared error of the probabilities, 0 to 2; lower is better"),
+    "ece": ("Calibration error", "gap between confidence and accuracy (ECE); lower is better"),
+    "mae": ("Mean absolute error", "in the unit of the target; lower is better"),
+    "rmse": ("Root mean square error", "in the unit of the target; lower is better"),
+    "r2": ("R²", "share of the variance explained; 1 is best, 0 is the mean"),
+}
+COMPARED = {
+    "single_label": ("accuracy", "macro_f1", "nll"),
+    "multi_label": ("micro_f1", "macro_f1", "mAP"),
+    "regression": ("mae", "rmse", "r2"),
+}
+PLAN_COLUMNS = ("choice", "value", "reason")
+PROVENANCE = ("command", "versions", "hashes", "machine")
+CAPTIONS = {
+    "training_loss": "Loss per epoch on the training and the validation split",
+    "learning_rate": "Learning rate per epoch",
+    "confusion": "Confusion matrix: rows are true classes, shaded by share of the row",
+    "reliability_before": "Before temperature scaling",
+    "reliability_after": "After temperature scaling",
+    "scatter": "Predicted over true values; on the dashed line they are equal",
+}
+
+
+def write_html(
+    report: Mapping[str, Any], history: History = (), *, title: str = "Transfer report"
+) -> str:
+    """The page as text; save it as UTF-8.
+
+    Args:
+      report: report.json as a dict, from :func:`tltf.evaluation.evaluate.build_report`; a plain
+        :func:`~tltf.evaluation.evaluate.evaluate` result is enough.
+      history: rows of history.jsonl; without them there are no training curves.
+      title: of the page, for example the name of the run folder.
+
+    Example:
+      >>> from tltf.evaluation.evaluate import evaluate
+      >>> page = write_html(evaluate([1.0, 2.0], [1.5, 2.0], task="regression", classes=[]))
+      >>> page.startswith("<!doctype html>")
+      True
+    """
+    provenance = report.get("provenance") or {}
+    figures = _figures(report, history)
+    view = {
+        "title": title,
+        "report": report,
+        "summary": report.get("summary") or summary(report),
+        "headline": _headline(report),
+        "verdict": report.get("verdict"),
+        "backbone": backbone_name(report),
+        "data": _data(report.get("data")),
+        "plan": [{k: r.get(k, "") for k in PLAN_COLUMNS} for r in report.get("plan") or []],
+        "figures": figures,
+        "training": [n for n in figures if n.startswith(("training_", "learning_rate"))],
+        "calibration": report.get("calibration"),
+        "reject": report.get("reject"),
+        "metrics": [_metric_row(n, e) for n, e in _ordered(report["metrics"])],
+        "undefined": [(METRICS[n][0], why) for n, why in report.get("undefined", {}).items()],
+        "per_class": _per_class(report["per_class"]),
+        "confused": _most_confused(report),
+        "confusion_width": _confusion_width(len(report["classes"])),
+        "compared": [(n, METRICS[n][0]) for n in COMPARED[report["task"]]],
+        "baselines": _baselines(report),
+        "provenance": {key: provenance.get(key) for key in PROVENANCE},
+        # Lines, because printable() would show the line breaks of one text as \n.
+        "spec_lines": _pretty(provenance.get("spec")),
+    }
+    return _template().render(view)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters["percent"] = lambda v, digits=1: (
+        "–" if v is None else f"{100 * v:.{digits}f} %"
+    )
+    environment.filters["decimal"] = lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}"
+    environment.filters["shown"] = lambda value, name: shown(name, value)
+    source = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _finalize(value: object) -> object:
+    """Jinja2 calls this on every printed value, before it escapes it."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _confusion_width(n_classes: int) -> int:
+    """Pixels below which the matrix scrolls in its box instead of shrinking; 0 for never."""
+    return 0 if n_classes <= 6 else 15 * n_classes + 240
+
+
+def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    name = HEADLINE[report["task"]]
+    return _metric_row(name, report["metrics"][name])
+
+
+def _ordered(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, metrics[name]) for name in METRICS if name in metrics]
+
+
+def _metric_row(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
+    low, high, value = estimate["low"], estimate["high"], estimate["value"]
+    drawn = low is not None and name not in UNBOUNDED
+    return {
+        "name": name,
+        "label": METRICS[name][0],
+        "help": METRICS[name][1],
+        "value": shown(name, value),
+        "interval": _interval(name, estimate),
+        "bar": _bar(low, high, value) if drawn else None,
+        "n": estimate["n"],
+    }
+
+
+def _interval(name: str, estimate: Mapping[str, Any]) -> str:
+    if estimate["low"] is None:
+        return "–"
+    low, high = (shown(name, estimate[end], unit=False) for end in ("low", "high"))
+    return f"{low} – {high}"
+
+
+def _bar(low: float, high: float, value: float) -> dict[str, str]:
+    """Positions in per cent for the little interval picture in a table cell."""
+    low, high, value = (100 * min(max(x, 0.0), 1.0) for x in (low, high, value))
+    return {"left": f"{low:.2f}", "width": f"{high - low:.2f}", "dot": f"{value:.2f}"}
+
+
+def _per_class(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, row in table.items():
+        ends = row["intervals"]
+        f1 = ends["f1"]
+        cells = {
+            key: {"value": row[key] if ends[key] else None, "interval": ends[key]}
+            for key in ("precision", "recall", "f1")
+        }
+        bar = _bar(f1[0], f1[1], row["f1"]) if f1 else None
+        rows.append({"name": name, "support": row["support"], "cells": cells, "bar": bar})
+    return rows
+
+
+def _most_confused(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pairs of classes with most errors, single_label only."""
+    if report["task"] != "single_label":
+        return []
+    classes = report["classes"]
+    pairs = [
+        (count, sum(row), classes[i], classes[j])
+        for i, row in enumerate(report["confusion"])
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    pairs.sort(key=lambda pair: -pair[0])
+    return [
+        {"count": count, "of": total, "true": true, "predicted": predicted}
+        for count, total, true, predicted in pairs[:MOST_CONFUSED]
+    ]
+
+
+def _data(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not data:
+        return None
+    splits = list(data["counts"])
+    names = sorted({name for counts in data["counts"].values() for name in counts})
+    rows = [(name, [data["counts"][s].get(name, 0) for s in splits]) for name in names]
+    return {
+        **data,
+        "splits": splits,
+        "rows": rows[:MOST_COUNT_ROWS],
+        "more_rows": max(0, len(rows) - MOST_COUNT_ROWS),
+        "excluded": data["excluded"][:MOST_EXCLUDED_SHOWN],
+        "more_excluded": data["n_excluded"] - len(data["excluded"][:MOST_EXCLUDED_SHOWN]),
+    }
+
+
+def _baselines(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """This model first, then each baseline, with the metrics of COMPARED."""
+    if not report.get("baselines"):
+        return []
+    tables = {"this model": report["metrics"]}
+    tables |= {name: block["metrics"] for name, block in report["baselines"].items()}
+    names = COMPARED[report["task"]]
+    return [
+        {
+            "name": name,
+            "cells": [_metric_row(n, metrics[n]) if n in metrics else None for n in names],
+        }
+        for name, metrics in tables.items()
+    ]
+
+
+def _figures(report: Mapping[str, Any], history: History) -> dict[str, dict[str, str]]:
+    light, dark = (report_figures(report, history, theme=theme) for theme in ("light", "dark"))
+    figures = {}
+    for name in light:
+        plain = name.removeprefix("training_").replace("_", " ")
+        caption = f"{plain.capitalize()} per epoch on the training and the validation split"
+        figures[name] = {
+            "light": _data_uri(light[name]),
+            "dark": _data_uri(dark[name]),
+            "caption": CAPTIONS.get(name, caption),
+        }
+    return figures
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _pretty(value: object) -> list[str]:
+    return json.dumps(value, indent=2, ensure_ascii=False).splitlines() if value else []

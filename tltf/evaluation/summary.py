@@ -1,0 +1,54 @@
+"""The one sentence and the one number that a report opens with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADLINE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "mae"}
+"""The metric that comes first, per task."""
+
+PERCENT = frozenset(
+    {"accuracy", "top3_accuracy", "top5_accuracy", "subset_accuracy", "balanced_accuracy"}
+    | {"macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall"}
+)
+"""Metrics shown in per cent; the others as plain numbers."""
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """What was measured, with interval and n, in one sentence.
+
+    Args:
+      report: with ``task``, ``n``, ``classes``, ``metrics`` and, if known, ``provenance``.
+    """
+    task, n = report["task"], report["n"]
+    name = HEADLINE[task]
+    estimate = report["metrics"][name]
+    words = {"accuracy": "accuracy", "micro_f1": "micro F1", "mae": "mean absolute error"}
+    interval = "no interval"
+    if estimate["low"] is not None:
+        low, high = (shown(name, estimate[end], unit=False) for end in ("low", "high"))
+        interval = f"95 % interval {low} to {high}"
+    scope = f"{n:,} test example{'' if n == 1 else 's'}"
+    if report["classes"]:
+        what = "classes" if task == "single_label" else "labels"
+        scope += f", {len(report['classes'])} {what}"
+    backbone = backbone_name(report)
+    scope += f", backbone {backbone}" if backbone else ""
+    return f"{words[name]} {shown(name, estimate['value'])} ({interval}) on {scope}"
+
+
+def shown(name: str, value: float | None, *, unit: bool = True) -> str:
+    """A metric's value as a person reads it: ``90.0 %``, ``0.322``, or a dash for None."""
+    if value is None:
+        return "–"
+    if name in PERCENT:
+        return f"{100 * value:.1f}" + (" %" if unit else "")
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def backbone_name(report: Mapping[str, Any]) -> str:
+    """The backbone's name from the provenance, or an empty string."""
+    spec = report.get("provenance", {}).get("spec", {})
+    backbone = spec.get("backbone") if isinstance(spec, Mapping) else None
+    return str(backbone.get("name", "")) if isinstance(backbone, Mapping) else ""

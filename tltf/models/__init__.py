@@ -1,0 +1,1 @@
+"""Heads, and the one function that builds input -> backbone -> head."""

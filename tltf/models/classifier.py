@@ -1,0 +1,42 @@
+"""The one place where input, backbone and head become a model."""
+
+from __future__ import annotations
+
+import keras
+
+from tltf.backbones.network import Backbone, as_backbone
+from tltf.models import heads
+
+
+def classifier(
+    backbone: keras.Model, head: keras.Model | keras.layers.Layer, *, name: str = "classifier"
+) -> keras.Model:
+    """input -> backbone -> head, as a functional model from images to logits.
+
+    Args:
+      backbone: a :class:`tltf.backbones.network.Backbone`, or any functional or Sequential
+        ``keras.Model``, whose layers are then shared, not copied.
+      head: from the backbone's output to logits, usually :func:`tltf.head`.
+
+    Returns:
+      A ``keras.Model``: float images ``[B, H, W, 3]`` in [0, 255] -> float32 logits.
+
+    Example::
+
+      model = tltf.classifier(tltf.backbone("MobileNetV2"), tltf.head(3))
+    """
+    backbone = as_backbone(backbone)
+    inputs = keras.Input(backbone.input_shape[1:], name="image", dtype="float32")
+    return keras.Model(inputs, head(backbone(inputs)), name=name)
+
+
+def backbone_of(model: keras.Model) -> Backbone | None:
+    """The model's Backbone layer, or None when it has none."""
+    return next((layer for layer in model.layers if isinstance(layer, Backbone)), None)
+
+
+def feature_model(model: keras.Model) -> keras.Model:
+    """The part of a :func:`classifier` up to the pooled features ``[B, D]``, shared variables."""
+    backbone, head = backbone_of(model), model.get_layer(heads.HEAD)
+    inputs = keras.Input(model.input_shape[1:], dtype="float32")
+    return keras.Model(inputs, head.get_layer(heads.POOL)(backbone(inputs)), name="features")

@@ -1,0 +1,144 @@
+"""transfer(spec): the one place that knows the whole order.
+
+data -> plan, model, phases -> report -> servable. Each stage commits its part to the run
+folder before the next begins, so that the same call goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from tltf import recipes, rundir, storage
+from tltf.backbones import catalog
+from tltf.data import prepare
+from tltf.errors import TltfError
+from tltf.evaluation.gate import Gate
+from tltf.rundir import RunDir
+from tltf.spec import TransferSpec
+from tltf.stages.data import described, run_data
+from tltf.stages.exporting import run_exporting
+from tltf.stages.reporting import run_reporting
+from tltf.stages.training import planned_model, run_training
+from tltf.training import environment
+from tltf.training.fit import SAVE_SECONDS
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a finished run gives: its folder, specification, report and published servable."""
+
+    path: Path
+    spec: TransferSpec
+    report: dict[str, Any]
+    servable: Path | None
+    already_complete: bool = False
+    resumed_from: dict[str, Any] | None = None
+
+
+def transfer(
+    spec: TransferSpec,
+    *,
+    workdir: str | Path,
+    fresh: bool = False,
+    gate: Gate | None = None,
+    save_seconds: float = SAVE_SECONDS,
+    say: Say = logging.info,
+    progress: bool = True,
+    command: Sequence[str] = (),
+) -> Run:
+    """Runs ``spec`` in ``workdir``, or goes on with the run that was begun there.
+
+    Args:
+      spec: what to do; fields that are None are decided by :mod:`tltf.recipes`.
+      workdir: the run folder (DESIGN 4.4), new, empty, or of this very specification.
+      fresh: start over in a folder that holds another run.
+      gate: what the report must meet before anything is exported.
+      save_seconds: at most this much training is lost by a kill.
+      say: receives the sentences for the person.
+      progress: show progress lines on stderr.
+      command: argv, for the report.
+
+    Raises:
+      TltfError: with the exit code of DESIGN 5; the same fields are in ``error.json``.
+
+    Example::
+
+      spec = TransferSpec(data=DataSpec(source="photos"), backbone=BackboneSpec(name="VGG16"))
+      run = tltf.transfer(spec, workdir="run")
+      print(run.report["metrics"]["accuracy"])
+    """
+    _check_backbone(spec)
+    with rundir.opened(workdir) as run:
+        if fresh:
+            run.clear()
+        if run.spec.exists():
+            spec = run.agree(spec)
+        if run.stage()["finished"]:
+            return _finished(run, gate, already_complete=True)
+        with _failure_recorded(run), environment.determinism(spec.deterministic):
+            manifest = run_data(spec, run, say=say)
+            result = run_training(
+                spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
+            )
+            report = run_reporting(result, manifest, run, command=command)
+            if gate is not None:
+                gate.check(report, kept=f"the model and its report in {run.path}")
+            servable = run_exporting(result.trained, result.plan.spec, manifest, run)
+            run.record(
+                finished=True,
+                resumed_from=result.fit.resumed_from,
+                servable=str(servable) if servable else None,
+            )
+        return _finished(run, None)
+
+
+def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
+    """What :func:`transfer` would do, without a folder or a step of training."""
+    _check_backbone(spec)
+    manifest = prepare.prepared(spec.data, seed=spec.seed)
+    for sentence in described(manifest):
+        say(sentence)
+    plan, _ = planned_model(spec, manifest)
+    return plan
+
+
+def _check_backbone(spec: TransferSpec) -> None:
+    """Before anything is read or written: does the name exist, with such weights?"""
+    choice = catalog.lookup(spec.backbone.name)
+    if spec.backbone.weights == "imagenet":
+        catalog.check_published(choice)
+
+
+def _finished(run: RunDir, gate: Gate | None, *, already_complete: bool = False) -> Run:
+    stage = run.stage()
+    report = storage.read_json(run.report / "report.json")
+    if gate is not None:
+        gate.check(report, kept=f"the model and its report in {run.path}")
+    return Run(
+        path=run.path,
+        spec=run.read_spec(),
+        report=report,
+        servable=Path(stage["servable"]) if stage["servable"] else None,
+        already_complete=already_complete,
+        resumed_from=stage["resumed_from"],
+    )
+
+
+@contextlib.contextmanager
+def _failure_recorded(run: RunDir) -> Iterator[None]:
+    """``error.json`` after a failure, and none after a success."""
+    rundir.remove(run.error)
+    try:
+        yield
+    except TltfError as error:
+        error.kept = error.kept or f"the run folder {run.path}"
+        storage.write_json(run.error, error.as_dict())
+        raise

@@ -1,0 +1,167 @@
+"""From data size and backbone to a plan: plain rules, each with the reason that is printed.
+
+Every rule fills in one field that the specification left open (None). They are simple on
+purpose: a person can read them, disagree, and set the field. No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tltf.spec import Phase, TransferSpec
+
+_T = TypeVar("_T")
+
+SMALL_SIDE = 48
+HEAD_STEPS, TUNE_STEPS = 200, 400
+HEAD_EPOCHS, TUNE_EPOCHS = (3, 12), (3, 30)
+TUNED_SHARE = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the rules look at.
+
+    Args:
+      n_train: examples in the training split, >= 1.
+      median_side: median of the shorter sides of the training images, in pixels.
+      input_size: the side in pixels that the backbone was built for.
+      n_blocks: its named blocks with weights.
+      pretrained: whether it starts from learned weights.
+    """
+
+    n_train: int
+    median_side: int
+    input_size: int
+    n_blocks: int
+    pretrained: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One field that a rule filled in, and why."""
+
+    field: str
+    value: object
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved specification, and the choices that were made for it."""
+
+    spec: TransferSpec
+    choices: tuple[Choice, ...]
+
+
+def resolve(spec: TransferSpec, facts: Facts) -> Plan:
+    """Fills in every field that is None; what is set stays as it is.
+
+    Example::
+
+      plan = resolve(spec, Facts(n_train=210, median_side=375, ...))
+      print(*plan.choices, sep="\\n")
+    """
+    decide = _Decisions()
+    size = decide("image_size", *_image_size(spec, facts))
+    batch = decide("batch_size", *_batch_size(spec, facts))
+    augment = decide("augment", *_augment(spec, facts))
+    steps = math.ceil(facts.n_train / batch)
+    phases = tuple(_phase(phase, facts, steps, decide) for phase in spec.phases)
+    resolved = dataclasses.replace(
+        spec,
+        backbone=dataclasses.replace(spec.backbone, image_size=size),
+        batch_size=batch,
+        augment=augment,
+        phases=phases,
+        early_stop=decide("early_stop", *_early_stop(spec, phases)),
+    )
+    return Plan(resolved, tuple(decide.choices))
+
+
+class _Decisions:
+    """Takes what was given, or else the rule's value, and keeps the choice."""
+
+    def __init__(self) -> None:
+        self.choices: list[Choice] = []
+
+    def __call__(self, name: str, value: _T, given: _T | None, why: str) -> _T:
+        if given is not None:
+            return given
+        self.choices.append(Choice(name, value, why))
+        return value
+
+
+def scratch_size(*, median_side: int, default: int, minimum: int) -> int:
+    """The input side for a network without pretrained weights: the images' own, within limits."""
+    return min(default, max(minimum, median_side))
+
+
+def _image_size(spec: TransferSpec, facts: Facts) -> tuple[int, int | None, str]:
+    given = spec.backbone.image_size
+    if facts.pretrained:
+        why = f"{spec.backbone.name} was pretrained at this size, and its features are best there"
+        return facts.input_size, given, why
+    why = f"no pretrained weights; the images' shorter side is {facts.median_side}"
+    return facts.input_size, given, why
+
+
+def _batch_size(spec: TransferSpec, facts: Facts) -> tuple[int, int | None, str]:
+    size = 32 if facts.n_train >= 128 else 16 if facts.n_train >= 48 else 8
+    why = f"{facts.n_train} training images give {math.ceil(facts.n_train / size)} steps an epoch"
+    return size, spec.batch_size, why
+
+
+def _augment(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
+    if facts.median_side < SMALL_SIDE:
+        why = f"images of {facts.median_side} px are often characters, which flips would change"
+        return "none", spec.augment, why
+    if not facts.pretrained:
+        return "medium", spec.augment, "training from scratch needs the variety"
+    return "light", spec.augment, "photos; small flips, turns and zooms keep the label"
+
+
+def _early_stop(spec: TransferSpec, phases: tuple[Phase, ...]) -> tuple[int, int | None, str]:
+    longest = max((phase.epochs or 0) for phase in phases)
+    patience = max(5, math.ceil(longest / 3))
+    why = f"a phase ends after {patience} epochs without a lower validation loss"
+    return patience, spec.early_stop, why
+
+
+def _phase(phase: Phase, facts: Facts, steps: int, decide: _Decisions) -> Phase:
+    """Rules for one phase: a phase that trains only the head, or one that tunes."""
+    name = phase.name
+    phase = dataclasses.replace(
+        phase, unfreeze=decide(f"{name}.unfreeze", *_unfreeze(phase, facts))
+    )
+    head = phase.unfreeze == "none"
+    target, (least, most) = (HEAD_STEPS, HEAD_EPOCHS) if head else (TUNE_STEPS, TUNE_EPOCHS)
+    epochs = min(most, max(least, math.ceil(target / steps)))
+    why = f"{epochs * steps} steps of {steps} an epoch, aiming at {target}"
+    return dataclasses.replace(
+        phase,
+        epochs=decide(f"{name}.epochs", epochs, phase.epochs, why),
+        learning_rate=decide(f"{name}.learning_rate", *_learning_rate(phase, facts, head)),
+    )
+
+
+def _unfreeze(phase: Phase, facts: Facts) -> tuple[str, str | None, str]:
+    if not facts.pretrained:
+        return "all", phase.unfreeze, "nothing was learned yet that freezing would keep"
+    count = max(1, round(TUNED_SHARE * facts.n_blocks))
+    why = f"the upper {TUNED_SHARE:.0%} of {facts.n_blocks} blocks; lower ones are general"
+    return f"last:{count}", phase.unfreeze, why
+
+
+def _learning_rate(phase: Phase, facts: Facts, head: bool) -> tuple[float, float | None, str]:
+    sgd = phase.optimizer == "sgd"
+    if head or not facts.pretrained:
+        return (1e-2 if sgd else 1e-3), phase.learning_rate, f"new layers under {phase.optimizer}"
+    rate = 1e-3 if sgd else 1e-4
+    return rate, phase.learning_rate, "pretrained layers: a tenth, or they forget"

@@ -1,0 +1,1 @@
+"""Signatures, export, parity check and atomic publishing of SavedModels."""

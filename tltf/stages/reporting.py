@@ -1,0 +1,104 @@
+"""Stage 3: the test split, once; leaves ``report/report.json``, ``report.html`` and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tltf import recipes, storage
+from tltf.data.manifest import Manifest
+from tltf.evaluation import baselines, evaluate, report, verdict
+from tltf.evaluation.baselines import Split
+from tltf.models import heads
+from tltf.models.classifier import classifier
+from tltf.rundir import RunDir
+from tltf.stages.training import TrainingResult, pretrained_backbone, targets_of
+from tltf.trained import Trained
+from tltf.training import environment
+
+
+def run_reporting(
+    result: TrainingResult, manifest: Manifest, run: RunDir, *, command: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Evaluates on the test split and commits the report."""
+    trained, spec = result.trained, result.plan.spec
+    data = trained.batches(manifest.split("test"))
+    logits, targets = trained.logits(data), targets_of(data)
+    simple = _baselines(trained, result.plan, manifest) if spec.baselines else {}
+    found = evaluate.build_report(
+        logits,
+        targets,
+        task=trained.task,
+        classes=trained.classes,
+        rule=trained.rule,
+        baselines=simple,
+        verdict=_verdict(logits, simple, targets, trained.task) if simple else None,
+        data=evaluate.data_block(manifest),
+        plan=[
+            {"choice": c.field, "value": c.value, "reason": c.reason} for c in result.plan.choices
+        ],
+        provenance=evaluate.provenance_block(
+            spec=json.loads(spec.to_json()),
+            command=command,
+            hashes={
+                "data": manifest.digest(),
+                "weights": storage.file_sha256(run.weights / "model.safetensors"),
+            },
+        ),
+        seed=spec.seed,
+    )
+    write_report(run.report, found, result.fit.history, title=run.path.name)
+    return found
+
+
+def write_report(folder: Any, found: dict[str, Any], history: list[dict], *, title: str) -> None:
+    """``report.json``, ``report.html`` and the pictures as PNG files, each atomically."""
+    folder.mkdir(exist_ok=True)
+    for name, png in report.report_figures(found, history).items():
+        storage.write_bytes(folder / f"{name}.png", png)
+    storage.write_text(folder / "report.html", report.write_html(found, history, title=title))
+    storage.write_json(folder / "report.json", found)
+
+
+def _baselines(
+    trained: Trained, plan: recipes.Plan, manifest: Manifest
+) -> dict[str, np.ndarray]:
+    """Majority class, and a linear probe on the features as they were before tuning."""
+    spec = plan.spec
+    with environment.precision_policy(spec.precision):
+        head = heads.head(max(1, len(trained.classes)), pooling=spec.head.pooling)
+        untouched = dataclasses.replace(
+            trained, model=classifier(pretrained_backbone(spec, manifest), head)
+        )
+    splits = {}
+    for name in ("train", "val", "test"):
+        data = untouched.batches(manifest.split(name))
+        splits[name] = Split(features=untouched.features(data), targets=data.targets())
+    train, n = splits["train"], len(splits["test"].targets)
+    return {
+        "majority": baselines.majority(train.targets, n=n, task=trained.task),
+        "linear_probe": baselines.linear_probe(
+            train, splits["val"], splits["test"].features, task=trained.task
+        ),
+    }
+
+
+def _verdict(
+    logits: np.ndarray, simple: dict[str, np.ndarray], targets: np.ndarray, task: str
+) -> verdict.Verdict:
+    """The model against its linear probe, on the same test records."""
+    probe = simple["linear_probe"]
+    names = {"a_name": "this model", "b_name": "a linear probe on frozen features"}
+    if task == "regression":
+        ours, theirs = (-np.abs(x[:, 0] - targets) for x in (logits, probe))
+        return verdict.compare(ours, theirs, unit="MAE", **names)
+    if task == "multi_label":
+        ours = ((logits >= 0) == targets).all(axis=1)
+        theirs = ((probe >= 0.5) == targets).all(axis=1)
+    else:
+        ours, theirs = (x.argmax(axis=1) == targets for x in (logits, probe))
+    return verdict.compare(ours, theirs, **names)

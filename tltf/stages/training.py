@@ -1,0 +1,173 @@
+"""Stage 2: plan, model and phases; leaves a :class:`~tltf.trained.Trained` in ``weights/``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tltf import recipes, storage
+from tltf.backbones import backbone as build_backbone
+from tltf.backbones import catalog
+from tltf.backbones.network import Backbone
+from tltf.data import prepare
+from tltf.data.batches import Batches, class_weights
+from tltf.data.manifest import Manifest
+from tltf.evaluation import rejection
+from tltf.models import heads
+from tltf.models.classifier import classifier
+from tltf.models.initial import seeded_initializers
+from tltf.rundir import RunDir
+from tltf.spec import TransferSpec
+from tltf.trained import Trained
+from tltf.training import environment
+from tltf.training.fit import FitResult, fit_phases
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What the stage leaves for the next ones."""
+
+    trained: Trained
+    plan: recipes.Plan
+    fit: FitResult
+
+
+def run_training(
+    spec: TransferSpec,
+    manifest: Manifest,
+    run: RunDir,
+    *,
+    save_seconds: float,
+    say: Say,
+    progress: bool,
+) -> TrainingResult:
+    """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
+    plan, model = planned_model(spec, manifest)
+    if run.spec.exists():
+        # The choices were made when the run began; now every field is given.
+        choices = (recipes.Choice(**row) for row in run.stage()["plan"])
+        plan = dataclasses.replace(plan, choices=tuple(choices))
+    else:
+        storage.write_json(run.env, environment.describe())
+        run.record(plan=[dataclasses.asdict(choice) for choice in plan.choices])
+        storage.write_text(run.spec, plan.spec.to_json())
+    for choice in plan.choices:
+        say(str(choice))
+    result = Trained(
+        model=model,
+        task=manifest.task,
+        classes=manifest.classes,
+        image_size=plan.spec.backbone.image_size or 0,
+    )
+    fit = _fit(result, plan.spec, manifest, run, save_seconds=save_seconds, progress=progress)
+    result = dataclasses.replace(result, rule=_fitted_rule(result, manifest))
+    result.save(run.weights)
+    return TrainingResult(trained=result, plan=plan, fit=fit)
+
+
+def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan, Any]:
+    """The resolved specification, and the model that it describes, not yet trained."""
+    precision = environment.choose_precision(spec.precision)
+    with environment.precision_policy(str(precision.value)):
+        network = pretrained_backbone(spec, manifest)
+        plan = _resolved(spec, manifest, network, precision)
+        head = heads.head(
+            max(1, len(manifest.classes)),
+            seed=plan.spec.seed,
+            **dataclasses.asdict(plan.spec.head),
+        )
+        return plan, classifier(network, head)
+
+
+def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
+    """The backbone as it is before training; random weights follow from the seed."""
+    entry = catalog.lookup(spec.backbone.name).entry
+    size = spec.backbone.image_size
+    if size is None and spec.backbone.weights == "none" and entry is not None:
+        size = recipes.scratch_size(
+            median_side=prepare.median_side(manifest.split("train")),
+            default=entry.size,
+            minimum=entry.minimum,
+        )
+    with seeded_initializers(spec.seed):
+        return build_backbone(spec.backbone.name, spec.backbone.weights, size)
+
+
+def _resolved(
+    spec: TransferSpec, manifest: Manifest, network: Backbone, precision: recipes.Choice
+) -> recipes.Plan:
+    jit = environment.choose_jit(spec.jit, network)
+    train = manifest.split("train")
+    facts = recipes.Facts(
+        n_train=len(train),
+        median_side=prepare.median_side(train),
+        input_size=network.input_shape[1],
+        n_blocks=sum(any(layer.weights for layer in x) for x in network.blocks.values()),
+        pretrained=spec.backbone.weights != "none",
+    )
+    chosen = [c for c in (precision, jit) if getattr(spec, c.field) == "auto"]
+    spec = dataclasses.replace(spec, **{c.field: c.value for c in (precision, jit)})
+    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, task=manifest.task))
+    plan = recipes.resolve(spec, facts)
+    return dataclasses.replace(plan, choices=(*plan.choices, *chosen))
+
+
+def _fit(
+    result: Trained,
+    spec: TransferSpec,
+    manifest: Manifest,
+    run: RunDir,
+    *,
+    save_seconds: float,
+    progress: bool,
+) -> FitResult:
+    train, size = manifest.split("train"), spec.batch_size or 0
+    weights = None
+    if spec.class_weight != "none":
+        weights = class_weights(train, classes=manifest.classes, mode=spec.class_weight)
+    batches = Batches(
+        train,
+        classes=manifest.classes,
+        task=manifest.task,
+        image_size=result.image_size,
+        batch_size=size,
+        seed=spec.seed,
+        augment=spec.augment or "none",
+        mix=spec.mix,
+        class_weights=weights,
+    )
+    validation = result.batches(manifest.split("val"), batch_size=size)
+    with batches.naming_unreadable(), validation.naming_unreadable():
+        return fit_phases(
+            result.model,
+            spec.phases,
+            batches,
+            validation=validation.eval_dataset(),
+            task=manifest.task,
+            label_smoothing=spec.label_smoothing,
+            early_stop=spec.early_stop,
+            jit_compile=spec.jit == "on",
+            folder=run.path,
+            save_seconds=save_seconds,
+            progress=progress,
+        )
+
+
+def _fitted_rule(result: Trained, manifest: Manifest) -> rejection.DecisionRule:
+    """Temperature and threshold from the validation split."""
+    data = result.batches(manifest.split("val"))
+    return rejection.fit_rule(result.logits(data), targets_of(data), task=result.task)
+
+
+def targets_of(data: Batches) -> np.ndarray:
+    """Class indices [n], {0, 1} [n, C] or numbers [n], as the evaluation wants them."""
+    targets = data.targets()
+    if data.task == "single_label":
+        return targets.argmax(axis=1)
+    return targets.astype(int) if data.task == "multi_label" else targets[:, 0]

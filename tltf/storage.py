@@ -1,0 +1,246 @@
+"""One way to put bytes on disk so that a reader never sees half of them.
+
+Write to a sibling with a temporary name, fsync, rename, fsync the folder. A *tensor file*
+is the open safetensors layout (8-byte little-endian header length, JSON header, raw
+buffers) with the SHA-256 of the buffers in its metadata, so that a flipped bit is found on
+load and never used. No TensorFlow, no pickle, no HDF5.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tltf.errors import DataError, InputMissingError, StorageError
+
+TEMPORARY = ".tmp-"
+MAX_HEADER_BYTES = 100_000_000
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_DTYPE_CODES = {name: code for code, name in DTYPES.items()}
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces the file at ``path`` by ``data``, atomically and durably.
+
+    Raises:
+      StorageError: the disk is full or writing failed; the previous file is intact.
+    """
+    temporary = sibling(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(error, path, need=len(data)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_bytes` of UTF-8; lone surrogates of file names are kept as escapes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Strict JSON (no NaN), indented, with a final newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises InputMissingError or StorageError instead of returning something else."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputMissingError("there is no such file", where=path) from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot be read as JSON: {error}", where=path) from error
+
+
+def commit_folder(temporary: Path, final: Path) -> None:
+    """Makes every byte below ``temporary`` durable and renames it to ``final``.
+
+    Raises:
+      FileExistsError: ``final`` exists already; nothing was changed.
+      StorageError: the disk refused.
+    """
+    try:
+        for folder, _, files in os.walk(temporary):
+            for name in files:
+                _sync_file(Path(folder, name))
+            sync_folder(Path(folder))
+        if final.exists():
+            raise FileExistsError(errno.EEXIST, "exists already", str(final))
+        temporary.rename(final)
+        sync_folder(final.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(errno.EEXIST, "exists already", str(final)) from error
+        raise storage_error(error, final) from error
+
+
+def sibling(path: Path) -> Path:
+    """A fresh temporary name beside ``path``, never a plain integer."""
+    return path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync of a directory: the rename itself is durable after it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes named arrays as one self-verifying tensor file.
+
+    Args:
+      path: where; conventionally ``*.safetensors``.
+      tensors: name -> array of a dtype in :data:`DTYPES`; written C-contiguous, in this order.
+      metadata: further strings for the header; the key ``sha256`` is ours.
+
+    Raises:
+      StorageError: the disk is full or writing failed; the previous file is intact.
+    """
+    header: dict[str, Any] = {}
+    buffers, offset = [], 0
+    for name, tensor in tensors.items():
+        array = np.asarray(tensor)
+        # ascontiguousarray would turn a scalar into a vector of one.
+        buffer = array.tobytes(order="C")
+        header[name] = {
+            "dtype": _DTYPE_CODES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(buffer)],
+        }
+        buffers.append(buffer)
+        offset += len(buffer)
+    body = b"".join(buffers)
+    described = json.dumps(header, sort_keys=True).encode()
+    digest = hashlib.sha256(described + body).hexdigest()
+    header["__metadata__"] = {**(metadata or {}), "sha256": digest}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    write_bytes(path, struct.pack("<Q", len(head)) + head + body)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a tensor file that :func:`write_tensors` wrote, after checking its SHA-256.
+
+    Returns:
+      The arrays by name (read-only views of one buffer) and the metadata.
+
+    Raises:
+      InputMissingError: no such file.
+      StorageError: cut, damaged, or without a hash: never a partial result.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputMissingError("there is no such tensor file", where=path) from error
+    except OSError as error:
+        raise storage_error(error, path) from error
+    header, metadata, body = _parse(data, path)
+    described = json.dumps(header, sort_keys=True).encode()
+    if hashlib.sha256(described + body).hexdigest() != metadata.get("sha256"):
+        raise _damaged(path, "its SHA-256 does not fit its content")
+    return {name: _array(entry, body, path) for name, entry in header.items()}, metadata
+
+
+def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, str], bytes]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise _damaged(path, "its header is longer than the file")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        metadata = header.pop("__metadata__", {})
+        header.items(), metadata.items()
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise _damaged(path, f"its header is not a JSON object: {error}") from error
+    return header, metadata, data[8 + length :]
+
+
+def _array(entry: Any, body: bytes, path: Path) -> np.ndarray:
+    try:
+        dtype = np.dtype(DTYPES[entry["dtype"]])
+        start, end = entry["data_offsets"]
+        shape = tuple(int(side) for side in entry["shape"])
+        fits = 0 <= start <= end <= len(body)
+        if not fits or end - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+            raise ValueError("offsets and shape disagree")
+        count = (end - start) // dtype.itemsize
+        return np.frombuffer(body, dtype, offset=start, count=count).reshape(shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"a tensor's entry is wrong: {error}") from error
+
+
+def _damaged(path: Path, why: str) -> StorageError:
+    return StorageError(
+        f"damaged tensor file: {why}", where=path, next_action="delete it and run again"
+    )
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def storage_error(error: OSError, path: Path, *, need: int | None = None) -> StorageError:
+    """The OSError as a StorageError that says what was needed and what is free."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+        wanted = f"{need / 1e6:.1f} MB wanted, " if need else ""
+        return StorageError(
+            f"the disk or quota is full: {wanted}{free / 1e6:.1f} MB free",
+            where=path,
+            kept="what was committed before",
+            next_action="free some space and run the same command again",
+        )
+    return StorageError(f"{error.strerror or error}", where=path)
+
+
+def check_finite(tensors: Mapping[str, np.ndarray], *, where: object) -> None:
+    """Raises DataError naming the first array that holds NaN or infinity."""
+    for name, array in tensors.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise DataError(
+                f"weights hold NaN or infinity in {name!r}",
+                where=where,
+                next_action="get the weights anew",
+            )

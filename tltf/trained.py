@@ -1,0 +1,122 @@
+"""A trained classifier as a whole: the model, and how its logits become answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tltf import storage
+from tltf.data.batches import Batches
+from tltf.data.manifest import Record
+from tltf.errors import DataError, StorageError, named_list, nearest
+from tltf.evaluation.rejection import DecisionRule
+from tltf.models import saved
+from tltf.models.classifier import feature_model
+from tltf.serving import signatures
+from tltf.serving.signatures import Decision
+
+DECISION = "decision.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The model, its task and classes, its input side, and the rule fitted on validation."""
+
+    model: keras.Model
+    task: str
+    classes: tuple[str, ...]
+    image_size: int
+    rule: DecisionRule = DecisionRule()
+
+    @property
+    def decision(self) -> Decision:
+        """The rule in the form that a servable carries."""
+        return Decision(
+            task=self.task,
+            classes=self.classes,
+            temperature=self.rule.temperature,
+            threshold=self.rule.threshold,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes model and rule into ``folder``; :func:`load` reads them."""
+        saved.save_model(folder, self.model)
+        fields = {
+            "task": self.task,
+            "classes": list(self.classes),
+            "image_size": self.image_size,
+            "rule": dataclasses.asdict(self.rule),
+        }
+        storage.write_json(folder / DECISION, fields)
+
+    def batches(self, records: Sequence[Record], *, batch_size: int = 32) -> Batches:
+        """The records as this model wants them, in order.
+
+        Raises:
+          DataError: a label that the model does not know.
+        """
+        return Batches(
+            records,
+            classes=self.classes,
+            task=self.task,
+            image_size=self.image_size,
+            batch_size=batch_size,
+        )
+
+    def logits(self, data: Batches) -> np.ndarray:
+        """float32 ``[n, C]`` in the order of the records."""
+        return _outputs(self.model, data)
+
+    def features(self, data: Batches) -> np.ndarray:
+        """Pooled features float32 ``[n, D]`` in the order of the records."""
+        return _outputs(feature_model(self.model), data)
+
+    def answer(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """The function behind the servable's ``serving_default``, without exporting."""
+        found = signatures.functions(self.model, self.decision, image_size=self.image_size)
+        return found["serving_default"]
+
+
+def load(folder: Path) -> Trained:
+    """Reads what :meth:`Trained.save` wrote.
+
+    Raises:
+      InputMissingError, StorageError, DataError: a member is missing, damaged or does not fit.
+    """
+    model = saved.load_model(folder)
+    fields: dict[str, Any] = storage.read_json(folder / DECISION)
+    try:
+        return Trained(
+            model=model,
+            task=fields["task"],
+            classes=tuple(fields["classes"]),
+            image_size=int(fields["image_size"]),
+            rule=DecisionRule(**fields["rule"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"not the file that tltf wrote: {error}", where=folder) from error
+
+
+def check_classes(known: Sequence[str], found: Sequence[str], *, where: object) -> None:
+    """Raises DataError when data has a class that the model was not trained on."""
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise DataError(
+            f"classes that the model does not know: {named_list(unknown)}"
+            f"{nearest(unknown[0], known)}",
+            where=where,
+            next_action=f"the model knows {named_list(known)}",
+        )
+
+
+def _outputs(model: keras.Model, data: Batches) -> np.ndarray:
+    step = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
+    with data.naming_unreadable():
+        return np.concatenate([step(x).numpy() for x, _, _ in data.eval_dataset()])

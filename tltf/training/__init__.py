@@ -1,0 +1,1 @@
+"""Freezing, phases, optimizers, the loop and its states, callbacks."""

@@ -1,0 +1,86 @@
+"""What moved and what did not: digests of variables before and after a phase."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from tltf.errors import TrainabilityError, named_list
+from tltf.training.freezing import Trainability
+
+Digests = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Movement:
+    """The outcome of one phase's check.
+
+    ``moved``: intended variables that changed. ``without_gradient``: intended variables to
+    which the loss has no gradient path, or whose gradient is exactly zero; listed, no error.
+    """
+
+    moved: tuple[str, ...]
+    without_gradient: tuple[str, ...]
+
+
+def digests(variables: Iterable[keras.Variable]) -> Digests:
+    """Hex digest of each variable's bytes, keyed by ``path#position``: stable across processes."""
+    return {
+        f"{v.path}#{i}": hashlib.blake2b(
+            keras.ops.convert_to_numpy(v.value).tobytes(), digest_size=16
+        ).hexdigest()
+        for i, v in enumerate(variables)
+    }
+
+
+def check_movement(
+    model: keras.Model, before: Digests, trainability: Trainability, *, batch: tuple
+) -> Movement:
+    """Frozen means frozen, unfrozen means moved.
+
+    Call it before best weights are restored. BatchNorm statistics under ``adapt`` are exempt.
+
+    Args:
+      model: compiled, at the end of the phase.
+      before: :func:`digests` of ``model.variables`` at the start of the phase.
+      batch: one ``(x, y, sample_weight)``, to see whether an unmoved variable has a gradient.
+
+    Raises:
+      TrainabilityError: a frozen variable changed, or one with a gradient did not.
+    """
+    after = digests(model.variables)
+    changed = {key.rpartition("#")[0] for key in after if before.get(key) != after[key]}
+    broken = sorted(changed & set(trainability.frozen))
+    if broken:
+        raise TrainabilityError(
+            f"frozen variables changed during the phase: {named_list(broken, most=3)}",
+            where=model.name,
+            next_action="report this model to tltf",
+        )
+    still = [v for v in model.trainable_variables if v.path not in changed]
+    stuck = _with_gradient(model, still, batch) if still else []
+    if stuck:
+        raise TrainabilityError(
+            f"variables that should train did not move: {named_list(stuck, most=3)}",
+            where=model.name,
+            next_action="check that nothing sets `trainable` after tltf.enter_phase",
+        )
+    moved = tuple(v.path for v in model.trainable_variables if v.path in changed)
+    return Movement(moved=moved, without_gradient=tuple(v.path for v in still))
+
+
+def _with_gradient(model: keras.Model, variables: list[keras.Variable], batch: tuple) -> list[str]:
+    """Paths of those variables to which the loss has a gradient that is not zero."""
+    x, y, weight = batch
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight)
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    return [
+        v.path
+        for v, g in zip(variables, gradients, strict=True)
+        if g is not None and bool(tf.reduce_any(tf.convert_to_tensor(g) != 0))
+    ]

@@ -1,0 +1,107 @@
+"""Entering a phase: freeze, compile afresh, assert what trains, as one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from tltf.errors import ArgumentError, TrainabilityError, named_list
+from tltf.spec import Phase
+from tltf.training import freezing, objectives
+from tltf.training.freezing import Trainability
+from tltf.training.optimizers import build_optimizer
+
+
+def enter_phase(
+    model: keras.Model,
+    phase: Phase,
+    *,
+    steps_per_epoch: int = 1,
+    task: str = "single_label",
+    loss: keras.losses.Loss | str | None = None,
+    metrics: Sequence[keras.metrics.Metric | str] | None = None,
+    label_smoothing: float = 0.0,
+    jit_compile: bool | str = False,
+) -> Trainability:
+    """Makes ``model`` ready to train ``phase`` by anyone's ``fit``.
+
+    Sets every layer's ``trainable`` as ``phase.unfreeze`` says, compiles with a fresh
+    optimizer (warm-up included) and checks that exactly the intended variables train.
+
+    Args:
+      model: any built ``keras.Model``; :func:`tltf.classifier` gives one whose frozen layers
+        also run in inference mode inside ``fit``.
+      phase: with ``unfreeze``, ``epochs`` and ``learning_rate`` set.
+      steps_per_epoch: batches per epoch, for the length of the schedule.
+      task: which loss and metrics to use when ``loss`` or ``metrics`` is None; they expect
+        one-hot float targets (:mod:`tltf.training.objectives`).
+      loss, metrics: as for ``model.compile``; sparse integer labels want
+        ``keras.losses.SparseCategoricalCrossentropy(from_logits=True)``.
+      jit_compile: passed to ``compile``.
+
+    Returns:
+      What trains and what is frozen; give it to :class:`tltf.TrainabilityGuard`.
+
+    Raises:
+      ArgumentError: the phase leaves a field to the recipe, or selects nothing.
+      TrainabilityError: the compiled model would train something else.
+
+    Example::
+
+      tltf.enter_phase(model, tltf.Phase("tune", 5, 1e-4, unfreeze="last:2"), steps_per_epoch=20)
+      model.fit(data, epochs=5)
+    """
+    if phase.unfreeze is None or phase.epochs is None:
+        raise ArgumentError(
+            "the phase leaves epochs or unfreeze to the recipe",
+            where=f"phase {phase.name!r}",
+            next_action="set both, for example Phase('head', 10, 1e-3, unfreeze='none')",
+        )
+    trainability = freezing.set_trainable(model, phase.unfreeze, batch_norm=phase.batch_norm)
+    blocks = freezing.model_blocks(model)
+    unfrozen = {name: blocks[name] for name in trainability.blocks}
+    steps = max(1, phase.epochs * steps_per_epoch)
+    model.compile(
+        optimizer=build_optimizer(phase, steps=steps, blocks=unfrozen),
+        loss=loss if loss is not None else objectives.loss_for(
+            task, label_smoothing=label_smoothing
+        ),
+        metrics=list(metrics) if metrics is not None else objectives.metrics_for(task),
+        jit_compile=jit_compile,
+    )  # fmt: skip
+    # Built here, on exactly this list: a later change of `trainable` is then a mismatch
+    # that TrainabilityGuard sees, instead of a silent change of what is trained.
+    model.optimizer.build(model.trainable_variables)
+    check_trainable(model, trainability)
+    return trainability
+
+
+def check_trainable(model: keras.Model, trainability: Trainability) -> None:
+    """Raises TrainabilityError unless exactly the intended variables train."""
+    intended, actual = set(trainability.trainable), {v.path for v in model.trainable_variables}
+    if intended != actual:
+        raise TrainabilityError(
+            f"the trainable set changed: {named_list(sorted(intended ^ actual), most=3)}",
+            where=model.name,
+            next_action="call tltf.enter_phase (or compile) after changing `trainable`",
+        )
+    compiled = compiled_variables(model)
+    if compiled is not None and compiled != {id(v) for v in model.trainable_variables}:
+        raise TrainabilityError(
+            "`trainable` was changed after `compile`: the optimizer still has the old list, so"
+            " the newly unfrozen layers would silently not train",
+            where=model.name,
+            next_action="call tltf.enter_phase (or compile) again, then fit",
+        )
+
+
+def compiled_variables(model: keras.Model) -> set[int] | None:
+    """ids of the variables that the compiled optimizer was built for; None if not built yet."""
+    optimizer = getattr(model, "optimizer", None)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if optimizer is None or not optimizer.built:
+        return None
+    # seam: Optimizer._trainable_variables
+    return {id(v) for v in optimizer._trainable_variables}
