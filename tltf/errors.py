@@ -161,7 +161,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     "; did you mean 'MobileNetV2'?"
     """
     by_lower = {name.lower(): name for name in known}
-    match = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
     return f"; did you mean {by_lower[match[0]]!r}?" if match else ""
 
 

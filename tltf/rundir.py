@@ -16,7 +16,6 @@ from typing import Any
 
 from tltf import storage
 from tltf.errors import (
-    ArgumentError,
     BusyError,
     InputMissingError,
     MismatchError,
@@ -190,22 +189,8 @@ def opened(path: str | Path) -> Iterator[RunDir]:
 
 def check_output(folder: Path) -> None:
     """Creates ``folder`` if needed; raises OutputError unless it is empty or a run's."""
-    if not str(folder).strip():
-        raise ArgumentError("an empty path", where="--workdir")
-    try:
-        folder.mkdir(exist_ok=True)
-        probe = storage.sibling(folder / "probe")
-        probe.touch()
-        probe.unlink()
-        names = {item.name for item in folder.iterdir()}
-    except OSError as error:
-        remedy = {
-            "FileExistsError": "it is a file: choose another --workdir",
-            "FileNotFoundError": f"create its parent first: mkdir -p {folder.parent}",
-        }.get(type(error).__name__, "choose a --workdir that you may write to")
-        raise OutputError(
-            f"cannot write there: {error.strerror}", where=folder, next_action=remedy
-        ) from error
+    check_writable(folder, flag="--workdir")
+    names = {item.name for item in folder.iterdir()}
     if names and not names & {LOCK, "spec.json"}:
         raise OutputError(
             f"the folder holds files that are not a run's: {named_list(sorted(names), most=3)}",
@@ -213,6 +198,25 @@ def check_output(folder: Path) -> None:
             kept="everything in it",
             next_action="choose a new or empty --workdir",
         )
+
+
+def check_writable(folder: Path, *, flag: str = "output") -> None:
+    """Creates ``folder`` if its parent exists; raises OutputError unless it can be written."""
+    try:
+        folder.mkdir(exist_ok=True)
+        probe = storage.sibling(folder / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        remedy = {
+            "FileExistsError": "it is a file: name a folder",
+            "FileNotFoundError": f"create its parent first: mkdir -p {folder.parent}",
+        }.get(type(error).__name__, "name a folder that you may write to")
+        raise OutputError(
+            f"cannot write there: {error.strerror}",
+            where=f"{flag}={folder}",
+            next_action=remedy,
+        ) from error
 
 
 def _take(lock: Any, folder: Path) -> None:

@@ -19,7 +19,9 @@ from tltf.errors import DataError, StorageError, named_list, nearest
 from tltf.evaluation.rejection import DecisionRule
 from tltf.models import saved
 from tltf.models.classifier import feature_model
+from tltf.rundir import RunDir
 from tltf.serving import signatures
+from tltf.serving.predicting import Opened, open_servable
 from tltf.serving.signatures import Decision
 
 DECISION = "decision.json"
@@ -33,7 +35,7 @@ class Trained:
     task: str
     classes: tuple[str, ...]
     image_size: int
-    rule: DecisionRule = DecisionRule()
+    rule: DecisionRule = dataclasses.field(default_factory=DecisionRule)
 
     @property
     def decision(self) -> Decision:
@@ -102,6 +104,18 @@ def load(folder: Path) -> Trained:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"not the file that tltf wrote: {error}", where=folder) from error
+
+
+def opened_model(path: Path) -> Opened:
+    """What answers requests: a run's trained model, or a published servable.
+
+    Raises:
+      InputMissingError: neither is there.
+    """
+    if not (path / "spec.json").is_file():
+        return open_servable(path)
+    run = load(RunDir(path).weights)
+    return Opened(run.answer(), run.classes, run.task)
 
 
 def check_classes(known: Sequence[str], found: Sequence[str], *, where: object) -> None:

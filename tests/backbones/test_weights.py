@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import sys
+import tarfile
 import threading
 import time
 import urllib.error
@@ -17,7 +18,8 @@ import keras
 import numpy as np
 import pytest
 
-from tltf.backbones import backbone, weights
+from tltf import storage, variables
+from tltf.backbones import backbone, runfile, weights
 from tltf.errors import (
     ArgumentError,
     DataError,
@@ -164,11 +166,19 @@ def test_files_of_ones_own(small, tmp_path, suffix) -> None:
     assert weights.weights_digest(base) == weights.weights_digest(small)
 
 
-def test_the_backbones_own_file_is_read_back(tmp_path) -> None:
+def write_run(folder: Path, base: keras.Model) -> None:
+    """What a finished run leaves of its backbone."""
+    weights_folder = folder / runfile.FOLDER
+    weights_folder.mkdir(exist_ok=True)
+    storage.write_text(weights_folder / runfile.ARCHITECTURE, base.to_json())
+    arrays = variables.named_arrays(base.variables, prefix=runfile.PREFIX)
+    storage.write_tensors(weights_folder / runfile.WEIGHTS, arrays)
+
+
+def test_the_backbone_of_a_run_is_read_back(tmp_path) -> None:
     base = backbone("small_cnn", "none", 8)
     assert weights.weights_digest(base) != weights.weights_digest(backbone("small_cnn", "none", 8))
-    (tmp_path / "weights").mkdir()
-    base.save(tmp_path / "weights" / "backbone.keras")
+    write_run(tmp_path, base)
     again = backbone(f"file:{tmp_path}")
     assert weights.weights_digest(again) == weights.weights_digest(base)
     assert list(again.blocks) == ["block1", "block2", "block3"]
@@ -181,12 +191,12 @@ def test_the_backbones_own_file_is_read_back(tmp_path) -> None:
 def test_run_folders_that_are_not(tmp_path) -> None:
     with pytest.raises(InputMissingError, match="holds no backbone"):
         backbone(f"file:{tmp_path}")
-    path = tmp_path / "weights" / "backbone.keras"
+    path = tmp_path / runfile.FOLDER / runfile.ARCHITECTURE
     path.parent.mkdir()
-    path.write_bytes(b"not a model")
-    with pytest.raises(DataError, match="cannot load the backbone"):
+    path.write_text("not a model")
+    with pytest.raises(DataError, match="cannot read the backbone"):
         backbone(f"file:{tmp_path}")
-    keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(path)
+    path.write_text(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).to_json())
     with pytest.raises(DataError, match="holds a Sequential, not a Backbone"):
         backbone(f"file:{tmp_path}")
 
@@ -233,6 +243,7 @@ def test_not_a_number_is_named(small, tmp_path) -> None:
         backbone(NAME, str(tmp_path / "w.weights.h5"), 32)
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_efficientnet_from_a_file_is_the_imagenet_network(cache, tmp_path, monkeypatch) -> None:
     """Keras leaves one division out when EfficientNet weights are given as a path."""
     plain = keras.applications.EfficientNetB0(
@@ -243,7 +254,7 @@ def test_efficientnet_from_a_file_is_the_imagenet_network(cache, tmp_path, monke
     normal.adapt_variance.assign([0.229, 0.224, 0.225])
     cache.mkdir()
     path = cache / "efficientnetb0_notop.h5"
-    plain.save(path)
+    plain.save(path)  # as HDF5
     monkeypatch.setattr(weights, "_intact", lambda path, expected: path.is_file())
     official = backbone("EfficientNetB0", "imagenet", 32)
     own = backbone("EfficientNetB0", str(path), 32)
@@ -254,6 +265,12 @@ def test_efficientnet_from_a_file_is_the_imagenet_network(cache, tmp_path, monke
         keras.config.set_dtype_policy("float32")
     x = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype("float32")
     np.testing.assert_array_equal(official(x), own(x))
+    write_run(tmp_path, own)  # assigns variable by variable
+    np.testing.assert_array_equal(backbone(f"file:{tmp_path}")(x), own(x))
+    own.save(tmp_path / "own.keras")
+    np.testing.assert_array_equal(
+        backbone("EfficientNetB0", str(tmp_path / "own.keras"), 32)(x), own(x)
+    )
     seen = [np.array(keras.Model(b.input, b.layers[4].input)(x)) for b in (official, own, half)]
     expected = (x / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     for values in seen:
@@ -288,24 +305,26 @@ def test_a_flipped_byte_is_refused(real, offline) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DownloadError, match="0.35_224_no_top.h5"):
+    with pytest.raises(DownloadError, match=r"0\.35_224_no_top\.h5"):
         backbone("MobileNetV2:alpha=0.35", input_size=64)
     assert path.with_name(path.name + ".bad").exists()
     assert not path.exists()
 
 
-def test_real_weights_see_what_is_there(real, offline) -> None:
+def test_real_weights_see_what_is_there(real, offline, tmp_path) -> None:
     """Top-1 of the whole classifier, through the backbone: preprocessing and weights agree."""
     root = Path(os.environ["TLTF_TEST_DATA"])
-    photos = sorted(root.rglob("parrot.jpg"))
-    if not photos:
-        pytest.skip("needs parrot.jpg in TLTF_TEST_DATA")
+    packed = root / "images" / "imagenet_photos" / "public.tar.gz"
+    if not packed.is_file():
+        pytest.skip("needs imagenet_photos in TLTF_TEST_DATA")
+    with tarfile.open(packed) as archive:
+        member = next(m for m in archive.getmembers() if m.name.endswith("parrot.jpg"))
+        (tmp_path / "parrot.jpg").write_bytes(archive.extractfile(member).read())
     base = backbone("MobileNet:alpha=0.25")
     with weights.official_files():
         whole = keras.applications.MobileNet(alpha=0.25, weights="imagenet")
-    photo = keras.utils.load_img(photos[0], target_size=(224, 224))
-    x = keras.utils.img_to_array(photo)[None]
-    top = base(x)
+    photo = keras.utils.load_img(tmp_path / "parrot.jpg", target_size=(224, 224))
+    top = base(keras.utils.img_to_array(photo)[None])
     below = next(i for i, layer in enumerate(whole.layers) if layer.name == "conv_pw_13_relu")
     for layer in whole.layers[below + 1 :]:
         top = layer(top, training=False)

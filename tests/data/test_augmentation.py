@@ -127,12 +127,14 @@ def test_cutmix_mixes_targets_by_the_pasted_area() -> None:
 
 @pytest.mark.parametrize("mix", [mixup, cutmix])
 def test_mixing_is_repeatable_and_takes_a_batch_of_one(mix) -> None:  # type: ignore[no-untyped-def]
-    for a, b in zip(mix(IMAGES, TARGETS, seed=(1, 1)), mix(IMAGES, TARGETS, seed=(1, 1)), strict=True):
+    for a, b in zip(
+        mix(IMAGES, TARGETS, seed=(1, 1)), mix(IMAGES, TARGETS, seed=(1, 1)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     images, targets = mix(IMAGES[:1], TARGETS[:1], seed=(1, 1))
     np.testing.assert_allclose(images, IMAGES[:1])
     np.testing.assert_allclose(targets, TARGETS[:1])
-    with pytest.raises(ArgumentError, match="alpha=0.0, expected a number above 0"):
+    with pytest.raises(ArgumentError, match=r"alpha=0\.0, expected a number above 0"):
         mix(IMAGES, TARGETS, seed=(1, 1), alpha=0.0)
 
 

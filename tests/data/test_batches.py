@@ -51,15 +51,16 @@ def test_an_epoch_is_the_same_from_wherever_it_is_begun(manifest: Manifest, mix:
 
 def test_skipped_steps_are_not_read(manifest: Manifest) -> None:
     data = batches(manifest)
-    order = [y for _, y, _ in content(data.train_dataset(0))]
+    lost = next(iter(data.eval_dataset()))[0][0].numpy()
+    step = next(
+        i
+        for i, (x, _, _) in enumerate(content(data.train_dataset(0)))
+        if (x == lost).all((1, 2, 3)).any()
+    )
     Path(str(manifest.records[0].path)).unlink()
-    for start in range(data.steps_per_epoch, -1, -1):
-        try:
-            rest = content(data.train_dataset(0, start))
-        except tf.errors.NotFoundError:
-            break
-        assert len(rest) == len(order) - start
-    assert start > 0 or order
+    assert len(content(data.train_dataset(0, step + 1))) == data.steps_per_epoch - step - 1
+    with pytest.raises(tf.errors.NotFoundError):
+        content(data.train_dataset(0, step))
 
 
 def test_epochs_and_seeds_differ_in_order_and_each_has_every_example(manifest: Manifest) -> None:
@@ -79,7 +80,9 @@ def test_epochs_and_seeds_differ_in_order_and_each_has_every_example(manifest: M
 
 def test_images_and_labels_stay_together(manifest: Manifest) -> None:
     data = batches(manifest)
-    by_image = {x.tobytes(): y for b in content(data.eval_dataset()) for x, y in zip(*b[:2], strict=True)}
+    by_image = {
+        x.tobytes(): y for b in content(data.eval_dataset()) for x, y in zip(*b[:2], strict=True)
+    }
     for x, y, _ in content(data.train_dataset(5)):
         for image, target in zip(x, y, strict=True):
             np.testing.assert_array_equal(by_image[image.tobytes()], target)
@@ -203,7 +206,7 @@ def test_class_weights(manifest: Manifest) -> None:
     assert class_weights(records, classes=classes, mode='{"dog": 2}') == {"cat": 1.0, "dog": 2.0}
     with pytest.raises(ArgumentError, match="unknown class 'dogs'; did you mean 'dog'"):
         class_weights(records, classes=classes, mode={"dogs": 2.0})
-    with pytest.raises(ArgumentError, match="no classes to weight|which has no classes"):
+    with pytest.raises(ArgumentError, match="which has no classes"):
         class_weights(records, classes=(), mode="auto")
 
 

@@ -13,11 +13,9 @@ import keras
 
 from tltf.backbones import weights as weight_files
 from tltf.backbones.catalog import Choice, Entry, check_published, input_side
-from tltf.backbones.layers import Preprocess
+from tltf.backbones.layers import Normalization, Preprocess
 from tltf.backbones.network import Backbone, mark
 from tltf.errors import ArgumentError, DataError, TltfError
-
-_ARITHMETIC = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
 def build(choice: Choice, *, weights: str, input_size: int | None) -> Backbone:
@@ -53,7 +51,8 @@ def build(choice: Choice, *, weights: str, input_size: int | None) -> Backbone:
         weight_files.refresh(model)
         weight_files.check_finite(model, where=weights)
     scale = _missing_scale(model, entry) if weights not in ("imagenet", "none") else None
-    if scale or (entry.preprocessing == "inside" and _half_precision()):
+    own_arithmetic = entry.preprocessing == "inside"
+    if own_arithmetic and (_half_precision() or entry.family == "efficientnet"):
         model = _rebuilt(model, scale)
     inputs = model.inputs[0]
     return Backbone(inputs, mark(model.outputs[0], family=entry.family), name=model.name)
@@ -135,7 +134,9 @@ def _rebuilt(model: keras.Model, scale: list[float] | None) -> keras.Model:
 
     def remade(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
-        if isinstance(layer, _ARITHMETIC):
+        if isinstance(layer, keras.layers.Normalization):
+            return Normalization.from_config(config)
+        if isinstance(layer, keras.layers.Rescaling):
             config["dtype"] = "float32"
         return type(layer).from_config(config)
 
@@ -147,5 +148,4 @@ def _rebuilt(model: keras.Model, scale: list[float] | None) -> keras.Model:
 
     clone = keras.models.clone_model(model, clone_function=remade, call_function=called)
     clone.set_weights(model.get_weights())
-    weight_files.refresh(clone)
     return clone

@@ -1,4 +1,4 @@
-"""The two small layers that make a network a backbone: what goes in front and what comes last."""
+"""The small layers that make a network a backbone: what goes in front and what comes last."""
 
 from __future__ import annotations
 
@@ -55,6 +55,34 @@ class Preprocess(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "mode": self.mode}
+
+
+@keras.saving.register_keras_serializable(package="tltf")
+class Normalization(keras.layers.Normalization):
+    """Keras' layer of that name, in float32, computing with its weights as they are now.
+
+    Keras computes with constants that it derives from the weights when a file is loaded;
+    ``set_weights`` and ``assign`` leave the old ones, and EfficientNet then standardises by mean
+    0 and variance 1 without a word. The class keeps its name so that weight files fit both.
+
+    Call args:
+      images: ``[..., channels]``, any number type.
+
+    Returns:
+      float32 of the same shape, (images - mean) / sqrt(variance).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, inputs: Any) -> Any:
+        """See the class."""
+        if self.input_mean is not None:
+            return super().call(inputs)
+        deviation = keras.ops.sqrt(keras.ops.convert_to_tensor(self.adapt_variance))
+        deviation = keras.ops.maximum(deviation, keras.config.epsilon())
+        centred = keras.ops.cast(inputs, "float32") - keras.ops.convert_to_tensor(self.adapt_mean)
+        return centred / deviation
 
 
 @keras.saving.register_keras_serializable(package="tltf")

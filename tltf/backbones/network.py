@@ -127,7 +127,10 @@ def as_backbone(model: keras.Model, *, input_size: int | None = None) -> Backbon
             f"the Sequential model {model.name!r} has no input shape yet",
             next_action="begin it with keras.Input((height, width, 3))",
         )
-    inputs, outputs = _unpacked(model.input), _unpacked(model.output)
+    if isinstance(model, keras.Sequential):
+        inputs, outputs = model.inputs[0], model.outputs[0]
+    else:
+        inputs, outputs = _unpacked(model.input), _unpacked(model.output)
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     family = blocks.family_of(model.name, _facts(layers))
     return Backbone(inputs, mark(outputs, family=family), name=model.name)

@@ -47,7 +47,7 @@ def small_cnn(side: int) -> Backbone:
     for number, filters in enumerate((32, 64, 128), start=1):
         # BatchNorm has a bias of its own
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"block{number}_conv")(x)
-        x = layers.BatchNormalization(name=f"block{number}_bn")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"block{number}_bn")(x)
         x = layers.ReLU(name=f"block{number}_relu")(x)
         if number < 3:
             x = layers.MaxPooling2D(name=f"block{number}_pool")(x)

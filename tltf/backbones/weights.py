@@ -261,8 +261,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 def refresh(model: keras.Model) -> None:
     """Brings derived constants up to date after weights were assigned by hand.
 
-    ``keras.layers.Normalization`` (in every EfficientNet) computes with constants that it derives
-    from its weights when a file is loaded; ``set_weights`` and ``assign`` leave the old ones.
+    ``keras.layers.Normalization``, in many people's own models, computes with constants that it
+    derives from its weights when a file is loaded; ``set_weights`` and ``assign`` leave the old.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
@@ -274,7 +274,7 @@ def refresh(model: keras.Model) -> None:
 def check_finite(model: keras.Model, *, where: object) -> None:
     """Raises DataError naming the first variable that holds NaN or infinity."""
     for weight in model.weights:
-        if not np.isfinite(np.asarray(weight, dtype="float32")).all():
+        if not np.isfinite(weight.numpy()).all():
             raise DataError(
                 f"{weight.path} holds NaN or infinity",
                 where=where,
@@ -292,7 +292,7 @@ def weights_digest(model: keras.Model) -> str:
     """
     digest = hashlib.sha256()
     for position, weight in enumerate(model.weights):
-        value = np.ascontiguousarray(weight)
+        value = np.ascontiguousarray(weight.numpy())
         digest.update(f"{position} {value.shape} {value.dtype}\n".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()

@@ -105,7 +105,6 @@ def execute(program: Program, arguments: Sequence[str]) -> int:
         return 0
     try:
         _parse(program, arguments)
-        _quiet_tensorflow()
         program.run(values)
     except TltfError as error:
         return _told(error, debug=_debug(values))
@@ -128,9 +127,14 @@ def help_text(program: Program) -> str:
             continue
         default = "" if flag.default in (None, "") else f"  (default: {flag.default_as_str})"
         lines.append(f"  --{name}{_form(flag)}{default}")
-        lines.append(f"      {flag.help}")
+        lines.append(f"      {_about(flag)}")
     lines += ["  --flagfile=FILE", "      Read flags from a file, one on each line."]
     return "\n".join(lines)
+
+
+def _about(flag: flags.Flag) -> str:
+    """The flag's help; absl puts the values of an enumeration in front, _form has them."""
+    return re.sub(r"^<[^>]*>: ", "", flag.help or "")
 
 
 def _form(flag: flags.Flag) -> str:
@@ -148,7 +152,7 @@ def _parse(program: Program, arguments: Sequence[str]) -> None:
         rest = values([program.name, *arguments])
     except flags.UnrecognizedFlagError as error:
         raise ArgumentError(
-            f"unknown flag --{error.flagname}{nearest(error.flagname, list(values))}",
+            f"unknown flag --{error.flagname}{nearest(error.flagname, [*values, 'help'])}",
             where=program.name,
             next_action=f"see {program.name} --help",
         ) from error
@@ -176,11 +180,6 @@ def _nearest_value(message: str, values: flags.FlagValues) -> str:
     if not isinstance(flag, flags.EnumFlag) or match is None:
         return ""
     return nearest(match.group(2), flag.parser.enum_values)
-
-
-def _quiet_tensorflow() -> None:
-    """TensorFlow's C++ start-up lines are not for the people who use this command."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def _debug(values: flags.FlagValues) -> bool:

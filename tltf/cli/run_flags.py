@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from tltf import storage
+from tltf import rundir, storage
+from tltf.backbones import catalog
 from tltf.cli import spec_flags
-from tltf.errors import ArgumentError
+from tltf.cli.quiet import import_tensorflow
+from tltf.errors import ArgumentError, InputMissingError, printable
 from tltf.evaluation.gate import Gate, parse_gate
 from tltf.spec import TransferSpec
 
@@ -47,9 +50,9 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     dry = values["dry_run"].value
     required(values, "data", "backbone", *([] if dry else ["workdir"]))
     spec = spec_flags.to_spec(values, default)
-    text = values["assert_metric"].value
-    gate = parse_gate(text) if text else None
+    gate = parsed_gate(values)
     _check_early(spec, values)
+    import_tensorflow()
     from tltf import pipeline
 
     if dry:
@@ -71,10 +74,24 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     return done
 
 
+def parsed_gate(values: flags.FlagValues) -> Gate | None:
+    """The condition of ``--assert_metric``, if it was given."""
+    text = values["assert_metric"].value
+    return parse_gate(text) if text else None
+
+
+def check_source(source: str) -> None:
+    """Raises InputMissingError when ``--data`` names a path that does not exist."""
+    if not source.startswith(("tfds:", "digits")) and not Path(source).exists():
+        raise InputMissingError(
+            "there is no such folder or file",
+            where=f"--data={source}",
+            next_action="pass a folder with one sub-folder per class, or a table",
+        )
+
+
 def say(sentence: str) -> None:
     """A sentence for the person, on stderr: stdout is for results."""
-    from tltf.errors import printable
-
     print(printable(sentence), file=sys.stderr, flush=True)
 
 
@@ -82,7 +99,9 @@ def summary(done: Run, gate: Gate | None = None) -> list[str]:
     """The last lines on stdout: how good, where, and what next."""
     lines = [f"already complete: {done.path}"] if done.already_complete else []
     if done.resumed_from:
-        lines.append("resumed_from: {phase}, epoch {epoch}, step {step}".format(**done.resumed_from))
+        lines.append(
+            "resumed_from: {phase}, epoch {epoch}, step {step}".format(**done.resumed_from)
+        )
     for name in ("accuracy", "macro_f1", "mae", "r2"):
         if name in done.report["metrics"]:
             lines.append(metric_line(name, done.report["metrics"][name]))
@@ -104,21 +123,9 @@ def metric_line(name: str, estimate: dict[str, float]) -> str:
 
 def _check_early(spec: TransferSpec, values: flags.FlagValues) -> None:
     """The name of the backbone, the folder of the data, the run folder: in that order."""
-    from pathlib import Path
-
-    from tltf import rundir
-    from tltf.backbones import catalog
-    from tltf.errors import InputMissingError
-
     choice = catalog.lookup(spec.backbone.name)
     if spec.backbone.weights == "imagenet":
         catalog.check_published(choice)
-    source = spec.data.source
-    if not source.startswith(("tfds:", "digits")) and not Path(source).exists():
-        raise InputMissingError(
-            "there is no such folder or file",
-            where=f"--data={source}",
-            next_action="pass a folder with one sub-folder per class, or a table",
-        )
+    check_source(spec.data.source)
     if values["workdir"].value:
         rundir.check_output(Path(values["workdir"].value))

@@ -163,9 +163,7 @@ class _Definer:
     def text(self, name: str, default: str | None, about: str) -> None:
         flags.DEFINE_string(name, default, about, flag_values=self.values)
 
-    def choice(
-        self, name: str, default: str | None, known: tuple[str, ...], about: str
-    ) -> None:
+    def choice(self, name: str, default: str | None, known: tuple[str, ...], about: str) -> None:
         flags.DEFINE_enum(name, default, list(known), about, flag_values=self.values)
 
     def number(self, name: str, default: float | None, about: str) -> None:

@@ -40,6 +40,15 @@ def prepared(
     )
 
 
+def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = None) -> Manifest:
+    """The manifest with every file decoded once, not split; for evaluation on other data."""
+    manifest = sources.load(spec.source, task=spec.task, group_column=spec.group_column)
+    manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
+    return scan.apply_policy(
+        manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
+    )
+
+
 def median_side(records: Sequence[Record]) -> int:
     """Median of the images' shorter sides in pixels, from the headers of up to 200 of them."""
     step = max(1, len(records) // SAMPLED_SIDES)

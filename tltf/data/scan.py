@@ -168,6 +168,11 @@ def find_unreadable(
     )
 
 
+def reason_against(path: str, *, max_image_pixels: int = 64_000_000) -> str:
+    """Why one file cannot be used, or an empty string: the same check as :func:`scan`."""
+    return _check(Record(id=path, path=path), max_image_pixels).reason
+
+
 def _check(record: Record, max_image_pixels: int) -> _Finding:
     if record.path is None:
         text = (record.text or "").encode("utf-8", "surrogatepass")

@@ -52,7 +52,7 @@ def split(
 
       split(manifest, val_fraction=0.15, test_fraction=0.15, seed=0).split("test")
     """
-    notes = list(_conflicts(manifest.records))
+    notes = list(_copies(manifest.records))
     records, leaked = _without_leaks(manifest.records)
     if leaked and fail_on_leak:
         raise BadInputsError(
@@ -83,14 +83,18 @@ def split(
     return dataclasses.replace(done, notes=done.notes + _check(done, set(carved)))
 
 
-def _conflicts(records: Sequence[Record]) -> Iterable[str]:
-    """Says which contents carry different labels; they stay, on one side."""
+def _copies(records: Sequence[Record]) -> Iterable[str]:
+    """Says how many contents are there twice, and which of them with different labels."""
     first: dict[str, Record] = {}
+    copies = 0
     pairs = []
     for record in records:
-        twin = first.setdefault(record.sha256 or record.id, record)
+        twin = first.setdefault(record.sha256 or f"id {record.id}", record)
+        copies += twin is not record
         if twin.label != record.label:
             pairs.append(f"{twin.id} is {twin.label!r}, its copy {record.id} is {record.label!r}")
+    if copies:
+        yield f"{copies} exact copies of other records; copies stand in one split"
     if pairs:
         yield f"{len(pairs)} copies with different labels: {printable(named_list(pairs))}"
 
@@ -139,13 +143,17 @@ def _carve(
     components = _components([records[i] for i in pool])
     contents = [Counter(s for i in parts for s in strata[i]) for parts in components]
     keys = [_key([records[pool[i]] for i in parts], seed) for parts in components]
-    left = sum(contents, Counter[Hashable]())
+    left = Counter(s for parts in strata for s in parts)
     rates = {name: min(1.0, f * len(records) / max(1, len(pool))) for name, f in carved.items()}
     need = _Need(left, rates)
+    holders = defaultdict(list)
+    for c, content in enumerate(contents):
+        for stratum in content:
+            holders[stratum].append(c)
     waiting = set(range(len(components)))
     while waiting:
         stratum = min((s for s in left if left[s] > 0), key=lambda s: (left[s], repr(s)))
-        members = [c for c in waiting if stratum in contents[c]]
+        members = [c for c in holders[stratum] if c in waiting]
         members.sort(key=lambda c: (-contents[c][stratum], keys[c]))
         for place, c in enumerate(members):
             target = need.neediest(stratum, components_left=len(members) - place)
@@ -161,7 +169,12 @@ class _Need:
     """What each split still lacks of each stratum."""
 
     def __init__(self, sizes: Mapping[Hashable, int], rates: Mapping[str, float]) -> None:
-        self.wanted = {name: _apportioned(sizes, rate, len(rates)) for name, rate in rates.items()}
+        self.wanted: dict[str, Counter[Hashable]] = {}
+        above = dict.fromkeys(sizes, 0.0)
+        for name, rate in rates.items():
+            self.wanted[name] = _apportioned(sizes, rate, least=len(rates), above=above)
+            # Whom one split rounded up, the next one rounds down, or train would pay twice.
+            above = {s: above[s] + self.wanted[name][s] - n * rate for s, n in sizes.items()}
         rest = {s: n - sum(w[s] for w in self.wanted.values()) for s, n in sizes.items()}
         self.wanted["train"] = Counter(rest)
         self.total = {name: sum(wanted.values()) for name, wanted in self.wanted.items()}
@@ -183,15 +196,18 @@ class _Need:
         self.untouched.difference_update((name, s) for s in content)
 
 
-def _apportioned(sizes: Mapping[Hashable, int], rate: float, carved: int) -> Counter[Hashable]:
+def _apportioned(
+    sizes: Mapping[Hashable, int], rate: float, *, least: int, above: Mapping[Hashable, float]
+) -> Counter[Hashable]:
     """``rate`` of each stratum in whole records, the largest remainders rounded up.
 
-    At least one of every stratum that is large enough to leave one to each other split.
+    At least one of every stratum of more than ``least`` records. ``above`` is what rounding has
+    given a stratum before.
     """
     exact = {s: n * rate for s, n in sizes.items()}
-    parts = {s: max(int(exact[s]), int(n > carved)) for s, n in sizes.items()}
+    parts = {s: max(int(exact[s]), int(n > least)) for s, n in sizes.items()}
     spare = round(sum(exact.values())) - sum(parts.values())
-    by_remainder = sorted(sizes, key=lambda s: (parts[s] - exact[s], repr(s)))
+    by_remainder = sorted(sizes, key=lambda s: (parts[s] - exact[s] + above[s], repr(s)))
     for s in by_remainder[: max(0, spare)]:
         parts[s] += 1
     return Counter(parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import dataclasses
+import io
 import json
 import math
 import stat
@@ -70,10 +71,12 @@ def load_table(file: Path, *, task: str = "auto", group_column: str | None = Non
     records, raw = [], []
     for line, values in table.rows:
         try:
-            records.append(_record(line, values, columns, file))
+            record = _record(line, values, columns, file)
             raw.append(_raw_label(values.get(columns["label"])))
         except ValueError as error:
             table.refuse(line, str(error))
+        else:
+            records.append(record)
     try:
         task, classes, labels = understand(raw, [r.id for r in records], task=task, where=str(file))
     except BadInputsError as error:
@@ -130,19 +133,29 @@ def _read_csv(text: str, name: str, separator: str) -> _Table:
         if "\0" in content:
             table.refuse(number, "a NUL character")
     # Lines with NUL are refused already; the reader is to go on behind them.
-    lines = text.replace("\0", "").splitlines(keepends=True)
+    lines = io.StringIO(text.replace("\0", ""), newline="")
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     refused = {excluded.id for excluded in table.bad}
+    # The limit of 128 KB per field is the module's, a text may be longer.
+    limit = csv.field_size_limit(len(text) + 1)
+    try:
+        _read_rows(table, reader, refused, separator)
+    finally:
+        csv.field_size_limit(limit)
+    return table
+
+
+def _read_rows(table: _Table, reader: Any, refused: set[str], separator: str) -> None:
     while True:
         line = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
-            return table
+            return
         except csv.Error as error:
             table.refuse(line, f"{_csv_reason(error)}; the rest was not read")
-            return table
-        if not row or f"{name}:{line}" in refused:
+            return
+        if not row or f"{table.name}:{line}" in refused:
             continue
         if not table.header:
             table.header = [column.strip() for column in row]
@@ -166,7 +179,7 @@ def _swallowed(row: list[str], separator: str) -> bool:
     A text of many lines is fine; many lines with as many separators as a row has are not.
     """
     for value in row:
-        inner = value.splitlines()
+        inner = value.split("\n")
         alike = sum(line.count(separator) == len(row) - 1 for line in inner)
         if len(inner) > 1 and (alike == len(inner) or alike > _LONG_FIELD_LINES):
             return True
@@ -238,8 +251,10 @@ def _record(line: int, values: Mapping[str, Any], columns: Mapping[str, str], fi
     path, text = value("path"), value("text")
     content = path if "path" in columns else text
     role = "path" if "path" in columns else "text"
-    if not isinstance(content, str) or not content.strip():
-        raise ValueError(f"empty {role}" if content == "" else f"{role} {content!r} is not a text")
+    if not isinstance(content, str):
+        raise ValueError(f"{role} {content!r} is not a text")
+    if not content.strip():
+        raise ValueError(f"empty {role}")
     if "path" in columns and "\0" in path:
         raise ValueError("a NUL character in the path")
     split = str(value("split")).strip()

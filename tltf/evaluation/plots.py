@@ -20,7 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -172,7 +172,9 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], *, theme:
     font = 8.5 if small else max(4.0, cell * 50)
     with _figure(theme, size=(size, size * 0.94), dpi=dpi) as (figure, axes):
         ramp = LinearSegmentedColormap.from_list("share", list(theme.ramp))
-        image = axes.imshow(shares, cmap=ramp, vmin=0, vmax=1, aspect="equal")
+        # Square roots: a confusion of 5 % has to be seen beside a diagonal of 95 %.
+        norm = PowerNorm(0.5, vmin=0, vmax=1)
+        image = axes.imshow(shares, cmap=ramp, norm=norm, aspect="equal")
         axes.set_xticks(range(n), names, rotation=90 if n > 8 else 45, fontsize=font,
                         ha="center" if n > 8 else "right", rotation_mode="anchor" if n <= 8 else None)  # fmt: skip  # noqa: E501
         axes.set_yticks(range(n), names, fontsize=font)
@@ -187,12 +189,12 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], *, theme:
             axes.tick_params(which="minor", length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.03, shrink=0.5, anchor=(0, 1),
-                              ticks=[0, 0.5, 1])  # fmt: skip
-        bar.ax.set_yticklabels(["0 %", "50 %", "100 %"], fontsize=8)
+                              ticks=[0, 0.1, 0.5, 1])  # fmt: skip
+        bar.ax.set_yticklabels(["0 %", "10 %", "50 %", "100 %"], fontsize=8)
         bar.outline.set_visible(False)  # type: ignore[operator]
         if small:
             for i, j in np.argwhere(counts > 0):
-                colour = _readable(ramp(shares[i, j]))
+                colour = _readable(ramp(norm(shares[i, j])))
                 axes.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center",
                           color=colour, fontsize=font)  # fmt: skip
         return _png(figure, dpi=dpi)

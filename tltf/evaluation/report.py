@@ -135,7 +135,7 @@ def _finalize(value: object) -> object:
 
 def _confusion_width(n_classes: int) -> int:
     """Pixels below which the matrix scrolls in its box instead of shrinking; 0 for never."""
-    return 0 if n_classes <= 6 else 15 * n_classes + 240
+    return 0 if n_classes <= 6 else 12 * n_classes + 240
 
 
 def _headline(report: Mapping[str, Any]) -> dict[str, Any]:

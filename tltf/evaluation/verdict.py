@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from tltf.errors import ArgumentError, DataError
 from tltf.evaluation.inputs import Floats
-from tltf.evaluation.intervals import LEVEL, resample_weights
+from tltf.evaluation.intervals import LEVEL, Estimate, resample_weights
 
 HELPS, NO_DIFFERENCE, NEGATIVE = "helps", "no_difference", "negative"
 N_RESAMPLES = 4000
@@ -66,6 +66,10 @@ def compare(
     * S drawn seeds vary by (S - 1) / S of what S new ones would, so their deviations from the mean
       are scaled by ``sqrt(S / (S - 1))``. With one seed the interval is about the records only.
 
+    Drawing records and seeds at once counts their interaction more than once, so with several
+    seeds the interval is wide rather than narrow: in simulations of equal predictors it held zero
+    in 97 to 100 % of cases, but in 86 to 95 % when the 2 or 3 seeds moved accuracy by 7 points.
+
     Args:
       a_correct: [n] or [seeds, n]: whether each record was right (bool or 0/1). For a regression
         the negative absolute error, with ``unit="MAE"``.
@@ -108,6 +112,30 @@ def compare(
     )
 
 
+def mean_accuracy(
+    correct: ArrayLike, *, seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> Estimate:
+    """Mean accuracy over seeds and records, with the interval of both being drawn again.
+
+    As :func:`compare` for one predictor; the two records added to every bootstrap are one that
+    is right and one that is wrong.
+
+    Args:
+      correct: [n] or [seeds, n]: whether each record was right.
+      seed: of the bootstrap.
+      n_resamples: at least 100.
+
+    Raises:
+      ArgumentError, DataError: as :func:`compare`.
+    """
+    scores = _scores(correct, "correct", "points")
+    samples = _resampled(scores, ends=(1.0, 0.0), seed=seed, n_resamples=n_resamples)
+    value = float(scores.mean())
+    low, high = (float(x) for x in np.percentile(samples, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]))
+    n = scores.shape[1]
+    return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
+
+
 @dataclass(frozen=True)
 class _Measured:
     kind: str
@@ -120,10 +148,16 @@ class _Measured:
 
 def _bootstrap(differences: Floats, *, unit: str, seed: int, n_resamples: int) -> Floats:
     """Resampled means [n_resamples] of differences [seeds, n]."""
-    seeds = len(differences)
     pseudo = 1.0 if unit == "points" else math.sqrt(float(np.mean(differences**2)))
-    ends = np.tile([pseudo, -pseudo], (seeds, 1))
-    padded = np.concatenate([differences, ends], axis=1)
+    return _resampled(differences, ends=(pseudo, -pseudo), seed=seed, n_resamples=n_resamples)
+
+
+def _resampled(
+    scores: Floats, *, ends: tuple[float, float], seed: int, n_resamples: int
+) -> Floats:
+    """Means [n_resamples] of scores [seeds, n] and two more records, both ways drawn again."""
+    seeds = len(scores)
+    padded = np.concatenate([scores, np.tile(ends, (seeds, 1))], axis=1)
     m = padded.shape[1]
     widen = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
     rng = np.random.default_rng([seed, 1])

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tltf import storage
 from tltf.errors import ArgumentError, printable
+from tltf.rundir import check_writable
 from tltf.serving import parity, publish
 from tltf.serving.signatures import Decision, functions
 
@@ -70,7 +71,8 @@ def export(
             "the model takes any size", where="export", next_action="set image_size"
         )
     signatures = functions(model, decision, image_size=int(side))
-    folder = publish.prepared(Path(to))
+    folder = Path(to)
+    check_writable(folder, flag="to")
     temporary = storage.sibling(folder / "version")
     try:
         _write(temporary, signatures, decision, spec_json)

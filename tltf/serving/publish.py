@@ -10,26 +10,6 @@ from tltf.errors import OutputError
 ATTEMPTS = 100
 
 
-def prepared(folder: Path) -> Path:
-    """The folder of versions, created if its parent exists.
-
-    Raises:
-      OutputError: it is a file, unwritable, or its parent does not exist.
-    """
-    try:
-        folder.mkdir(exist_ok=True)
-        probe = storage.sibling(folder / "probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"cannot publish there: {error.strerror}",
-            where=folder,
-            next_action="name a folder that you may write to, whose parent exists",
-        ) from error
-    return folder
-
-
 def versions(folder: Path) -> list[int]:
     """The published versions, ascending."""
     if not folder.is_dir():

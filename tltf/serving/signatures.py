@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +31,11 @@ class Decision:
     temperature: float = 1.0
     threshold: float = 0.0
 
+    @property
+    def names(self) -> list[bytes]:
+        """The classes as bytes; a folder's name need not be UTF-8."""
+        return [name.encode("utf-8", "surrogateescape") for name in self.classes]
+
 
 def answers(logits: tf.Tensor, decision: Decision) -> Answers:
     """Logits float32 ``[B, C]`` to the outputs of DESIGN 4.6.
@@ -44,7 +48,7 @@ def answers(logits: tf.Tensor, decision: Decision) -> Answers:
     logits = tf.cast(logits, tf.float32)
     if decision.task == "regression":
         return {"value": logits[:, 0]}
-    names = tf.constant([os.fsencode(name) for name in decision.classes])
+    names = tf.constant(decision.names)
     best = tf.argmax(logits, axis=-1)
     if decision.task == "single_label":
         probabilities = tf.nn.softmax(logits / decision.temperature)

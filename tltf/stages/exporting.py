@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tltf import storage, trained
 from tltf.data.manifest import Manifest
+from tltf.evaluation.gate import Gate
 from tltf.rundir import RunDir
 from tltf.serving.export import export
 from tltf.spec import TransferSpec
@@ -12,27 +14,39 @@ from tltf.trained import Trained
 
 
 def run_exporting(
-    trained: Trained, spec: TransferSpec, manifest: Manifest, run: RunDir
+    model: Trained, spec: TransferSpec, manifest: Manifest, run: RunDir
 ) -> Path | None:
     """Publishes one version; None for ``export=none``."""
     if spec.export == "none":
         return None
     to = run.export if spec.export == "auto" else Path(spec.export)
-    return publish_trained(trained, spec, manifest, to)
+    return publish_trained(model, spec, manifest, to)
 
 
-def publish_trained(
-    trained: Trained, spec: TransferSpec, manifest: Manifest, to: Path
-) -> Path:
+def export_run(run: RunDir, to: Path, *, gate: Gate | None = None) -> Path:
+    """Publishes the model of a trained run below ``to``.
+
+    Raises:
+      InputMissingError: the run has no trained model or no report yet.
+      GateError: the run's report does not meet the gate; nothing is published.
+    """
+    model = trained.load(run.weights)
+    if gate is not None:
+        gate.check(storage.read_json(run.report / "report.json"), kept=run.path)
+    manifest = Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
+    return publish_trained(model, run.read_spec(), manifest, to)
+
+
+def publish_trained(model: Trained, spec: TransferSpec, manifest: Manifest, to: Path) -> Path:
     """Publishes the model below ``to`` after comparing it on the test split's files."""
     return export(
-        trained.model,
+        model.model,
         to=to,
-        labels=trained.classes,
-        task=trained.task,
-        temperature=trained.rule.temperature,
-        threshold=trained.rule.threshold,
-        image_size=trained.image_size,
-        examples=[record.path or "" for record in manifest.split("test")],
+        labels=model.classes,
+        task=model.task,
+        temperature=model.rule.temperature,
+        threshold=model.rule.threshold,
+        image_size=model.image_size,
+        examples=[record.path for record in manifest.split("test") if record.path],
         spec_json=spec.to_json(),
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tltf import recipes, storage
+from tltf import trained as trained_of
+from tltf.data import prepare
 from tltf.data.manifest import Manifest
-from tltf.evaluation import baselines, evaluate, report, verdict
+from tltf.evaluation import baselines, evaluate, plots, report, verdict
 from tltf.evaluation.baselines import Split
 from tltf.models import heads
 from tltf.models.classifier import classifier
@@ -55,18 +58,56 @@ def run_reporting(
     return found
 
 
-def write_report(folder: Any, found: dict[str, Any], history: list[dict], *, title: str) -> None:
+def evaluate_run(
+    run: RunDir, source: str, *, bad_files: str = "error", out: Path | None = None
+) -> dict[str, Any]:
+    """The report of a trained run on all records of other data; written to ``out`` if given.
+
+    Raises:
+      DataError: unreadable files, or classes that the model does not know.
+    """
+    model = trained_of.load(run.weights)
+    spec = run.read_spec()
+    wanted = dataclasses.replace(
+        spec.data, source=source, task=model.task, bad_files=bad_files, group_column=None
+    )
+    manifest = prepare.scanned(wanted)
+    trained_of.check_classes(model.classes, manifest.classes, where=source)
+    manifest = dataclasses.replace(manifest, classes=model.classes)
+    data = model.batches(manifest.records)
+    found = evaluate.build_report(
+        model.logits(data),
+        targets_of(data),
+        task=model.task,
+        classes=model.classes,
+        rule=model.rule,
+        data=evaluate.data_block(manifest),
+        provenance=evaluate.provenance_block(
+            spec=json.loads(spec.to_json()),
+            hashes={
+                "data": manifest.digest(),
+                "weights": storage.file_sha256(run.weights / "model.safetensors"),
+            },
+        ),
+        seed=spec.seed,
+    )
+    if out is not None:
+        write_report(out, found, [], title=f"{run.path.name} on {Path(source).name}")
+    return found
+
+
+def write_report(
+    folder: Path, found: dict[str, Any], history: list[dict[str, Any]], *, title: str
+) -> None:
     """``report.json``, ``report.html`` and the pictures as PNG files, each atomically."""
     folder.mkdir(exist_ok=True)
-    for name, png in report.report_figures(found, history).items():
+    for name, png in plots.report_figures(found, history).items():
         storage.write_bytes(folder / f"{name}.png", png)
     storage.write_text(folder / "report.html", report.write_html(found, history, title=title))
     storage.write_json(folder / "report.json", found)
 
 
-def _baselines(
-    trained: Trained, plan: recipes.Plan, manifest: Manifest
-) -> dict[str, np.ndarray]:
+def _baselines(trained: Trained, plan: recipes.Plan, manifest: Manifest) -> dict[str, np.ndarray]:
     """Majority class, and a linear probe on the features as they were before tuning."""
     spec = plan.spec
     with environment.precision_policy(spec.precision):

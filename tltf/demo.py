@@ -1,0 +1,204 @@
+"""The whole story on real data, offline: learn five digits, transfer to the other five.
+
+A small network is trained on the handwritten digits 0 to 4. Then there are a few labels of
+each of 5 to 9, and the question: does starting from the first network help? Both ways get
+the same few labels, the same epochs and the same test images, which neither has seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tltf import pipeline, storage, trained
+from tltf.data import sources
+from tltf.data.manifest import Manifest, Record
+from tltf.evaluation import verdict
+from tltf.rundir import RunDir
+from tltf.serving.predicting import open_servable
+from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
+from tltf.stages.reporting import write_report
+from tltf.stages.training import targets_of
+
+Say = Callable[[str], None]
+
+SOURCE, TARGET = "digits:0-4", "digits:5-9"
+LABELS_PER_CLASS = 5
+TEST_SHARE = 0.5
+SIDE = 16
+SOURCE_EPOCHS, HEAD_EPOCHS, TUNE_EPOCHS = 8, 15, 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What the demo found: one accuracy per seed for both ways, and what follows."""
+
+    transferred: np.ndarray
+    from_scratch: np.ndarray
+    verdict: verdict.Verdict
+    report: Path
+    servable: Path
+    example: Record
+
+
+def tell(workdir: Path, *, seeds: int, say: Say) -> Story:
+    """Runs or finishes the demo in ``workdir``.
+
+    Args:
+      workdir: an existing folder; every run below it is an ordinary run folder.
+      seeds: how many draws of the few labels, >= 1.
+      say: receives one sentence per step.
+    """
+    say(f"1. train a small network on the digits 0 to 4 ({SOURCE_EPOCHS} epochs)")
+    source = _run(_pretraining(), workdir / "source")
+    say(f"   {_percent(source.report)} of its test images are right")
+    say(f"2. for 5 to 9 there are {LABELS_PER_CLASS} labels per class; train twice on them:")
+    pairs = []
+    for seed in range(seeds):
+        table = workdir / f"labels-{seed}.csv"
+        _write_table(table, _few_labels(sources.load(TARGET), seed))
+        ours = _run(_transferring(table, workdir / "source", seed), workdir / f"transfer-{seed}")
+        theirs = _run(_from_scratch(table, seed), workdir / f"scratch-{seed}")
+        pairs.append((ours, theirs))
+        say(
+            f"   seed {seed}: transferred {_percent(ours.report)},"
+            f" from scratch {_percent(theirs.report)}"
+        )
+    return _told(workdir, pairs)
+
+
+def _told(workdir: Path, pairs: Sequence[tuple[pipeline.Run, pipeline.Run]]) -> Story:
+    ours = np.stack([_correct(run) for run, _ in pairs])
+    theirs = np.stack([_correct(run) for _, run in pairs])
+    found = verdict.compare(ours, theirs, a_name="transfer", b_name="training from scratch")
+    first, scratch = pairs[0]
+    report = dict(first.report)
+    report["baselines"] = {"from_scratch": {"metrics": scratch.report["metrics"]}}
+    report["verdict"] = found.as_dict()
+    lines = RunDir(first.path).history.read_text("utf-8").splitlines()
+    history = [json.loads(line) for line in lines]
+    write_report(workdir / "report", report, history, title="The digits demo")
+    manifest = Manifest.from_json_lines(RunDir(first.path).manifest.read_text("utf-8").splitlines())
+    return Story(
+        transferred=ours,
+        from_scratch=theirs,
+        verdict=found,
+        report=workdir / "report" / "report.html",
+        servable=first.servable or workdir,
+        example=manifest.split("test")[0],
+    )
+
+
+def ask(story: Story) -> dict[str, Any]:
+    """One unseen image through the published servable, as a client would send it."""
+    opened = open_servable(story.servable)
+    data = Path(story.example.path or "").read_bytes()
+    found = opened.answer(image_bytes=tf.constant([data]))
+    return {
+        "truth": story.example.label,
+        "label": found["label"].numpy()[0].decode(),
+        "probability": float(found["confidence"].numpy()[0]),
+        "picture": _picture(data),
+    }
+
+
+def _pretraining() -> TransferSpec:
+    return TransferSpec(
+        data=DataSpec(source=SOURCE),
+        backbone=BackboneSpec(name="small_cnn", weights="none", image_size=SIDE),
+        phases=(Phase("scratch", SOURCE_EPOCHS, 2e-3, unfreeze="all", batch_norm="adapt"),),
+        augment="none",
+        export="none",
+    )
+
+
+def _transferring(table: Path, source: Path, seed: int) -> TransferSpec:
+    return TransferSpec(
+        data=DataSpec(source=str(table)),
+        backbone=BackboneSpec(name=f"file:{source}"),
+        head=HeadSpec(dropout=0.0),
+        phases=(
+            Phase("head", HEAD_EPOCHS, 1e-2, unfreeze="none"),
+            Phase("tune", TUNE_EPOCHS, 1e-3, unfreeze="last:1"),
+        ),
+        augment="none",
+        batch_size=8,
+        early_stop=HEAD_EPOCHS,
+        seed=seed,
+        export="auto" if seed == 0 else "none",
+    )
+
+
+def _from_scratch(table: Path, seed: int) -> TransferSpec:
+    """The same network, labels, steps and tuning rate, without the weights."""
+    like = _transferring(table, Path("-"), seed)
+    return dataclasses.replace(
+        like,
+        backbone=BackboneSpec(name="small_cnn", weights="none", image_size=SIDE),
+        phases=(
+            Phase("scratch", HEAD_EPOCHS + TUNE_EPOCHS, 2e-3, unfreeze="all", batch_norm="adapt"),
+        ),
+        early_stop=HEAD_EPOCHS + TUNE_EPOCHS,
+        export="none",
+    )
+
+
+def _few_labels(target: Manifest, seed: int) -> list[Record]:
+    """A fixed half of each class for the test; of the rest a few for train and as many for val."""
+    chosen: list[Record] = []
+    for name in target.classes:
+        of_class = [record for record in target.records if record.label == name]
+        n_test = int(TEST_SHARE * len(of_class))
+        order = np.random.default_rng(0).permutation(len(of_class))
+        rest = np.random.default_rng([1, seed]).permutation(order[n_test:])
+        parts = {
+            "test": order[:n_test],
+            "train": rest[:LABELS_PER_CLASS],
+            "val": rest[LABELS_PER_CLASS : 2 * LABELS_PER_CLASS],
+        }
+        for split, which in parts.items():
+            chosen += [dataclasses.replace(of_class[i], split=split) for i in sorted(which)]
+    return chosen
+
+
+def _write_table(path: Path, records: Sequence[Record]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "split"])
+    writer.writerows([record.path, record.label, record.split] for record in records)
+    storage.write_text(path, text.getvalue())
+
+
+def _run(spec: TransferSpec, folder: Path) -> pipeline.Run:
+    return pipeline.transfer(spec, workdir=folder, say=lambda _: None, progress=False)
+
+
+def _correct(run: pipeline.Run) -> np.ndarray:
+    """Whether each test record was right, in the manifest's order."""
+    model = trained.load(RunDir(run.path).weights)
+    lines = RunDir(run.path).manifest.read_text("utf-8").splitlines()
+    data = model.batches(Manifest.from_json_lines(lines).split("test"), batch_size=256)
+    return model.logits(data).argmax(axis=1) == targets_of(data)
+
+
+def _percent(report: dict[str, Any]) -> str:
+    return f"{100 * report['metrics']['accuracy']['value']:.1f} %"
+
+
+def _picture(data: bytes) -> str:
+    """The image as text, dark to bright."""
+    pixels = tf.io.decode_png(data, channels=1).numpy()[:, :, 0]
+    shades = " .:-=+*#%@"
+    return "\n".join(
+        "".join(shades[int(value) * (len(shades) - 1) // 255] * 2 for value in row)
+        for row in pixels
+    )
