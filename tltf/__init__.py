@@ -1,3 +1,55 @@
-"""Transfer learning for TensorFlow."""
+"""Transfer learning for TensorFlow: from labelled images to a measured, servable classifier.
+
+The public names are resolved on first use; importing tltf imports no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    # the pipeline
+    "transfer": "tltf.pipeline",
+    "Run": "tltf.pipeline",
+    "TransferSpec": "tltf.spec",
+    "DataSpec": "tltf.spec",
+    "BackboneSpec": "tltf.spec",
+    "HeadSpec": "tltf.spec",
+    "Phase": "tltf.spec",
+    "TltfError": "tltf.errors",
+    # parts for anyone's own Keras code
+    "backbone": "tltf.backbones",
+    "Backbone": "tltf.backbones",
+    "as_backbone": "tltf.backbones",
+    "head": "tltf.models.heads",
+    "classifier": "tltf.models.classifier",
+    "enter_phase": "tltf.training.phases",
+    "fit_phases": "tltf.training.fit",
+    "TrainabilityGuard": "tltf.training.callbacks",
+    "FrozenCheck": "tltf.training.callbacks",
+    "HistoryJsonl": "tltf.training.callbacks",
+    "KeepBest": "tltf.training.callbacks",
+    "LearningRateFinder": "tltf.training.callbacks",
+    # measured and served
+    "evaluate": "tltf.evaluation.evaluate",
+    "compare": "tltf.evaluation.verdict",
+    "export": "tltf.serving.export",
+    "load": "tltf.trained",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tltf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -193,7 +193,7 @@ def test_contradictions_are_refused(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize(("epoch", "step"), [(-1, 0), (0, -1), (0, 8)])
 def test_a_place_outside_the_epoch_is_refused(manifest: Manifest, epoch: int, step: int) -> None:
-    with pytest.raises(ArgumentError, match=r"expected epoch >= 0 and start_step in \[0, 7\]"):
+    with pytest.raises(ArgumentError, match=r"expected numbers >= 0 and start_step in \[0, 7\]"):
         batches(manifest).train_dataset(epoch, step)
 
 

@@ -112,9 +112,7 @@ def compare(
     )
 
 
-def mean_accuracy(
-    correct: ArrayLike, *, seed: int = 0, n_resamples: int = N_RESAMPLES
-) -> Estimate:
+def mean_accuracy(correct: ArrayLike, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Estimate:
     """Mean accuracy over seeds and records, with the interval of both being drawn again.
 
     As :func:`compare` for one predictor; the two records added to every bootstrap are one that
@@ -152,9 +150,7 @@ def _bootstrap(differences: Floats, *, unit: str, seed: int, n_resamples: int) -
     return _resampled(differences, ends=(pseudo, -pseudo), seed=seed, n_resamples=n_resamples)
 
 
-def _resampled(
-    scores: Floats, *, ends: tuple[float, float], seed: int, n_resamples: int
-) -> Floats:
+def _resampled(scores: Floats, *, ends: tuple[float, float], seed: int, n_resamples: int) -> Floats:
     """Means [n_resamples] of scores [seeds, n] and two more records, both ways drawn again."""
     seeds = len(scores)
     padded = np.concatenate([scores, np.tile(ends, (seeds, 1))], axis=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 
 from tltf import storage, variables
+from tltf.backbones import weights
 from tltf.backbones.runfile import ARCHITECTURE as BACKBONE
 from tltf.backbones.runfile import PREFIX, WEIGHTS
 from tltf.errors import InputMissingError
@@ -56,6 +57,7 @@ def load_model(folder: Path) -> keras.Model:
     backbone, rest = _parts(model)
     held = [*(backbone.variables if backbone else []), *rest]
     variables.assign(held, list(tensors.values()), where=folder)
+    weights.refresh(model)
     return model
 
 

@@ -8,7 +8,7 @@ losses that ``fit`` gives and honours Keras callbacks; a test holds both togethe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +27,9 @@ class EpochData(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def train_dataset(self, epoch: int, start_step: int = 0) -> tf.data.Dataset: ...
+    def train_dataset(
+        self, epoch: int, start_step: int = 0, *, epochs: int = 1
+    ) -> tf.data.Dataset: ...
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class DatasetEpochs:
             steps = sum(1 for _ in self.dataset)
         return steps
 
-    def train_dataset(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
-        return self.dataset.skip(start_step)
+    def train_dataset(self, epoch: int, start_step: int = 0, *, epochs: int = 1) -> tf.data.Dataset:
+        return self.dataset.repeat(epochs).skip(start_step)
 
 
 def run_epochs(
@@ -80,12 +82,15 @@ def run_epochs(
     model.make_train_function()
     callbacks.on_train_begin()
     logs: dict[str, Any] = {}
+    batches = data.train_dataset(first_epoch, first_step, epochs=max(0, epochs - first_epoch))
+    iterator = iter(batches)
     for epoch in range(first_epoch, epochs):
         start = first_step if epoch == first_epoch else 0
         if start == 0:
             model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
-        _one_epoch(model, data, epoch, start, callbacks, after_step, stop)
+        steps = range(start, data.steps_per_epoch)
+        _one_epoch(model, iterator, epoch, steps, callbacks, after_step, stop)
         logs = {key: float(value) for key, value in model.get_metrics_result().items()}
         _check_finite(logs["loss"], epoch, data.steps_per_epoch)
         if validation is not None:
@@ -103,21 +108,20 @@ def run_epochs(
 
 def _one_epoch(
     model: keras.Model,
-    data: EpochData,
+    iterator: Iterator[Any],
     epoch: int,
-    start: int,
+    steps: range,
     callbacks: keras.callbacks.CallbackList,
     after_step: Callable[[int, int], None] | None,
     stop: StopRequest | None,
 ) -> None:
-    iterator = iter(data.train_dataset(epoch, start))
-    for step in range(start, data.steps_per_epoch):
+    for step in steps:
         callbacks.on_train_batch_begin(step)
         try:
             logs = model.train_function(iterator)
         except StopIteration as error:
             raise DataError(
-                f"epoch {epoch + 1} ended after {step} of {data.steps_per_epoch} batches",
+                f"epoch {epoch + 1} ended after {step} of {steps.stop} batches",
                 where="data",
                 next_action="check that no file vanished, then run the same command again",
             ) from error
@@ -125,10 +129,10 @@ def _one_epoch(
             _check_finite(float(logs["loss"]), epoch, step)
         callbacks.on_train_batch_end(step, logs)
         if after_step is not None:
-            last = step + 1 == data.steps_per_epoch
+            last = step + 1 == steps.stop
             after_step(*((epoch + 1, 0) if last else (epoch, step + 1)))
         # A signal during the last batch lets the epoch end, so that it is recorded whole.
-        if stop and step + 1 < data.steps_per_epoch:
+        if stop and step + 1 < steps.stop:
             raise _interrupted(stop, f"epoch {epoch + 1}, batch {step + 1}")
         if model.stop_training:
             break
