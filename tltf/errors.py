@@ -38,6 +38,10 @@ class TltfError(Exception):
         self.next_action = next_action
         super().__init__(self.line())
 
+    def __str__(self) -> str:
+        # Who passes an error on may add to `where` and `kept`.
+        return self.line()
+
     def line(self) -> str:
         """The message as one printable line of at most 400 characters."""
         where = f" ({self.where})" if self.where else ""

@@ -16,9 +16,10 @@ from tltf.spec import Phase, TransferSpec
 _T = TypeVar("_T")
 
 SMALL_SIDE = 48
-HEAD_STEPS, TUNE_STEPS = 200, 400
-HEAD_EPOCHS, TUNE_EPOCHS = (3, 12), (3, 30)
+HEAD_STEPS, TUNE_STEPS = 200, 200
+HEAD_EPOCHS, TUNE_EPOCHS = (3, 20), (3, 15)
 TUNED_SHARE = 0.4
+VIEWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
         batch_size=batch,
         augment=augment,
         phases=phases,
+        views=decide("views", *_views(spec, augment)),
         early_stop=decide("early_stop", *_early_stop(spec, phases)),
     )
     return Plan(resolved, tuple(decide.choices))
@@ -125,6 +127,18 @@ def _augment(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
     if not facts.pretrained:
         return "medium", spec.augment, "training from scratch needs the variety"
     return "light", spec.augment, "photos; small flips, turns and zooms keep the label"
+
+
+def _views(spec: TransferSpec, augment: str) -> tuple[int, int | None, str]:
+    if augment == "none":
+        return 1, spec.views, "without augmentation every view of an image is the same"
+    if spec.cache == "off" or spec.mix != "none":
+        return 0, spec.views, "without stored features every epoch can have its own"
+    return (
+        VIEWS,
+        spec.views,
+        "augmented views of each image are kept, and epochs cycle through them",
+    )
 
 
 def _early_stop(spec: TransferSpec, phases: tuple[Phase, ...]) -> tuple[int, int | None, str]:

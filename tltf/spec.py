@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tltf.errors import ArgumentError, nearest
+from tltf.policies import policy
 
 TASKS = ("auto", "single_label", "multi_label", "regression")
-AUGMENTS = ("none", "light", "medium", "strong")
 MIXES = ("none", "mixup", "cutmix")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
@@ -28,6 +28,7 @@ BATCH_NORMS = ("frozen", "adapt")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 JITS = ("auto", "on", "off")
 BAD_FILES = ("error", "skip")
+CACHE_DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +164,9 @@ class Phase:
 class TransferSpec:
     """Everything that determines a run. See the parts for their fields.
 
+    ``augment`` is the text of :func:`tltf.policies.policy`: ``none|light|medium|strong``, or
+    ranges such as ``flip,shear=0.2,zoom=0.2``.
+
     Example::
 
       TransferSpec(
@@ -186,12 +190,15 @@ class TransferSpec:
     precision: str = "auto"
     jit: str = "auto"
     deterministic: bool = False
+    views: int | None = None
+    cache: str = "auto"
+    cache_dtype: str = "float16"
     baselines: bool = False
     export: str = "auto"
 
     def __post_init__(self) -> None:
         if self.augment is not None:
-            _one_of("augment", self.augment, AUGMENTS)
+            policy(self.augment)
         _one_of("mix", self.mix, MIXES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("jit", self.jit, JITS)
@@ -199,6 +206,9 @@ class TransferSpec:
             _in_range("batch_size", self.batch_size, 1, 1_000_000)
         if self.early_stop is not None:
             _in_range("early_stop", self.early_stop, 0, 1_000_000)
+        if self.views is not None:
+            _in_range("views", self.views, 0, 1_000_000)
+        _one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
         _in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, high_open=True)
         _in_range("seed", self.seed, 0, 2**31 - 1)
         check_class_weight(self.class_weight)

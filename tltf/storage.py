@@ -8,6 +8,7 @@ load and never used. No TensorFlow, no pickle, no HDF5.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -57,7 +58,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # On a failing disk even this may fail; the first error is the one to tell.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise storage_error(error, path, need=len(data)) from error
 
 

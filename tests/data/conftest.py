@@ -1,34 +1,18 @@
-"""Pictures to test with: made here, each with a content of its own."""
+"""Folders of pictures, each with a content of its own."""
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from pictures import encoded, pixels
 from PIL import Image
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLTF_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def pixels(seed: int = 0, *, height: int = 12, width: int = 16, channels: int = 3) -> np.ndarray:
-    """uint8 ``[H, W, C]`` of noise."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The bytes of a file of that kind."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import pixels
+from pictures import pixels
 
 from tltf.data.augmentation import POLICIES, Policy, augment, cutmix, mixup, policy
 from tltf.errors import ArgumentError
@@ -86,7 +86,7 @@ def test_the_shape_stays_static() -> None:
     ("fields", "message"),
     [
         ({"rotation": -1.0}, r"rotation=-1.0, expected a number in \[0, 180\]"),
-        ({"zoom": 1.0}, r"zoom=1.0, expected a number in \[0, 1\]"),
+        ({"zoom": 1.0}, r"zoom=1.0, expected a number in \[0, 1\)"),
         ({"shear": 2.0}, "shear=2.0"),
         ({"brightness": float("nan")}, "brightness=nan"),
         ({"contrast": 1.5}, "contrast=1.5"),

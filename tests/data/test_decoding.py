@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import encoded, pixels
+from pictures import encoded, pixels
 from PIL import Image
 
 from tltf.data.decoding import decode, load_image, resize

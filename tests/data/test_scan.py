@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import encoded, pixels
+from pictures import encoded, pixels
 from PIL import Image
 
 from tltf.data.headers import kind_of, read_header

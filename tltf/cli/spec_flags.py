@@ -29,12 +29,18 @@ HEAD = {
 }  # fmt: skip
 RUN = (
     "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
-    "precision", "jit", "deterministic", "baselines", "export",
+    "precision", "jit", "deterministic", "views", "cache",
+    "cache_dtype", "baselines", "export",
 )  # fmt: skip
 ALL_PHASES = (
     "optimizer", "momentum", "schedule", "warmup", "block_lr_decay", "weight_decay", "clipnorm",
     "batch_norm",
 )  # fmt: skip
+AUGMENT = (
+    "Random changes of training images: none, light, medium, strong, or ranges such as"
+    " flip,rotation=10,shear=0.2,zoom=0.2. Rotation is in degrees, shear a share of the height"
+    " (a slope, no angle), zoom, brightness and contrast shares of 1; fill names the border."
+)
 OF_PHASE = {"epochs": "epochs", "lr": "learning_rate"}
 
 
@@ -59,7 +65,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.text("activation", head.activation, "Activation of the hidden layers.")
     add.number("dropout", head.dropout, "Dropout before each Dense layer of the head.")
     add.number("l2", head.l2, "L2 factor on the kernels of the head.")
-    add.choice("augment", default.augment, names.AUGMENTS, "Random changes of training images.")
+    add.text("augment", default.augment, AUGMENT)
     add.choice("mix", default.mix, names.MIXES, "Mixing of training images within a batch.")
     add.whole("batch_size", default.batch_size, "Images per step.")
     add.text("class_weight", default.class_weight, "none, auto, or JSON of class name to weight.")
@@ -69,6 +75,9 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.choice("precision", default.precision, names.PRECISIONS, "Of the computation.")
     add.choice("jit", default.jit, names.JITS, "Compile by XLA.")
     add.flag("deterministic", default.deterministic, "Deterministic ops, slower on GPU.")
+    add.whole("views", default.views, "Augmented views of each image; 0: a new one every epoch.")
+    add.text("cache", default.cache, "Frozen features: auto, off, or a folder for them.")
+    add.choice("cache_dtype", default.cache_dtype, names.CACHE_DTYPES, "Of stored features.")
     add.flag("baselines", default.baselines, "Compare with the majority class and a linear probe.")
     add.text("export", default.export, "auto (in the run folder), none, or a folder.")
     _define_phases(add, default.phases)

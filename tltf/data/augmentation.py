@@ -8,90 +8,13 @@ since with a seed in a parallel ``map`` they are not reproducible.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tltf.errors import ArgumentError, nearest
+from tltf.errors import ArgumentError
+from tltf.policies import POLICIES, Policy, policy
 
-FILLS = ("reflect", "nearest", "constant", "wrap")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """Ranges of the random changes; every draw is uniform, 0 switches a change off.
-
-    Args:
-      flip: mirror left to right with probability one half.
-      rotation: by up to this many degrees either way, in [0, 180].
-      zoom: magnify by a factor in [1 - zoom, 1 + zoom], zoom in [0, 1).
-      shear: shift rows against each other by up to this share of the height, in [0, 1].
-      brightness: add up to this share of 255 either way, in [0, 1].
-      contrast: scale the distance from the image's mean by [1 - contrast, 1 + contrast], [0, 1].
-      fill: what stands beyond the border: ``reflect``, ``nearest``, ``constant`` (black), ``wrap``.
-
-    Example::
-
-      Policy(flip=True, shear=0.2, zoom=0.2)
-    """
-
-    flip: bool = False
-    rotation: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    fill: str = "reflect"
-
-    def __post_init__(self) -> None:
-        limits = {"rotation": 180.0, "zoom": 1.0, "shear": 1.0, "brightness": 1.0, "contrast": 1.0}
-        for name, high in limits.items():
-            value = getattr(self, name)
-            if not 0.0 <= value <= high or (name == "zoom" and value == high):
-                raise ArgumentError(
-                    f"{name}={value!r}, expected a number in [0, {high:g}]", where="Policy"
-                )
-        if self.fill not in FILLS:
-            raise ArgumentError(
-                f"fill={self.fill!r}, expected one of {', '.join(FILLS)}"
-                f"{nearest(self.fill, FILLS)}",
-                where="Policy",
-            )
-
-    @property
-    def moves(self) -> bool:
-        """Whether pixels have to be resampled."""
-        return any((self.rotation, self.zoom, self.shear))
-
-    @property
-    def recolours(self) -> bool:
-        """Whether brightness or contrast change."""
-        return any((self.brightness, self.contrast))
-
-
-POLICIES = {
-    "none": Policy(),
-    "light": Policy(flip=True, rotation=5.0, zoom=0.1),
-    "medium": Policy(flip=True, rotation=15.0, zoom=0.2, shear=0.1, brightness=0.1, contrast=0.1),
-    "strong": Policy(flip=True, rotation=25.0, zoom=0.3, shear=0.2, brightness=0.2, contrast=0.3),
-}
-
-
-def policy(name: str) -> Policy:
-    """The policy that ``--augment=name`` means.
-
-    >>> policy("none") == Policy()
-    True
-
-    Raises:
-      ArgumentError: there is no such policy.
-    """
-    if name not in POLICIES:
-        raise ArgumentError(
-            f"augment={name!r}, expected one of {', '.join(POLICIES)}{nearest(name, POLICIES)}",
-            where="--augment",
-        )
-    return POLICIES[name]
+__all__ = ["POLICIES", "Policy", "augment", "cutmix", "mixup", "policy"]
 
 
 def augment(image: tf.Tensor, policy: Policy, *, seed: tf.Tensor) -> tf.Tensor:

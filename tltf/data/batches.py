@@ -44,6 +44,8 @@ class Batches:
       augment: a :class:`~tltf.data.augmentation.Policy`, or its name.
       mix: ``none``, ``mixup`` or ``cutmix``.
       class_weights: class name -> weight, as :func:`class_weights` gives; None for 1 each.
+      views: epoch e is augmented as epoch ``e mod views``, so that as many augmented views of
+        an example can be kept; 0 for a new one every epoch.
 
     Raises:
       ArgumentError: a batch size below 1, an unknown mix or policy, a mix that does not fit the
@@ -72,6 +74,7 @@ class Batches:
         augment: Policy | str = "none",
         mix: str = "none",
         class_weights: Mapping[str, float] | None = None,
+        views: int = 0,
     ) -> None:
         _check(records, task=task, batch_size=batch_size, mix=mix, class_weights=class_weights)
         self.records = tuple(records)
@@ -82,6 +85,8 @@ class Batches:
         self.seed = seed
         self.policy = policy(augment) if isinstance(augment, str) else augment
         self.mix = mix
+        self.views = views
+        self._given_class_weights = class_weights
         self._paths = tf.constant([os.fsencode(str(record.path)) for record in self.records])
         self._keys = tf.constant([_key(i, r) for i, r in enumerate(self.records)], tf.int32)
         weights = np.array([record.weight for record in self.records], np.float32)
@@ -138,6 +143,33 @@ class Batches:
             return self._mixed(self._batched(examples), mixing[e], first)
 
         return tf.data.Dataset.range(epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+    def orders(self, epoch: int, epochs: int) -> tf.Tensor:
+        """int32 ``[epochs, 2]``: seeds of the shuffle of each epoch, by ``index_shuffle``."""
+        return self._epoch_seeds(epoch, epochs)[0]
+
+    def train_targets(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """``y`` and ``sample_weight`` of the training examples ``i``, int ``[b]``."""
+        return self._target(i), tf.gather(self._train_weights, i)
+
+    def record_weights(self) -> np.ndarray:
+        """float32 ``[n]``: ``sample_weight`` of :meth:`eval_dataset`."""
+        return np.asarray(self._weights)
+
+    def with_records(self, records: Sequence[Record]) -> Batches:
+        """The same settings for other records."""
+        return Batches(
+            records,
+            classes=self.classes,
+            task=self.task,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            augment=self.policy,
+            mix=self.mix,
+            class_weights=self._given_class_weights,
+            views=self.views,
+        )
 
     def eval_dataset(self) -> tf.data.Dataset:
         """Every example once, in the order of the records, unchanged.
@@ -207,13 +239,14 @@ class Batches:
     def _epoch_seeds(self, epoch: int, epochs: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """int32 ``[epochs, 2]``, ``[epochs]``, ``[epochs]``: of order, augmentation and mixing."""
 
-        def seeds(name: str) -> np.ndarray:
-            every = [derived_seed(self.seed, name, epoch + e) for e in range(epochs)]
+        def seeds(name: str, period: int = 0) -> np.ndarray:
+            numbers = [epoch + e for e in range(epochs)]
+            every = [derived_seed(self.seed, name, x % period if period else x) for x in numbers]
             return np.array(every, np.int32).reshape(epochs, 2)
 
         return (
             tf.constant(seeds("order")),
-            tf.constant(seeds("augment")[:, 0]),
+            tf.constant(seeds("augment", self.views)[:, 0]),
             tf.constant(seeds("mix")[:, 0]),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 from tltf import recipes, storage
 from tltf import trained as trained_of
 from tltf.data import prepare
+from tltf.data.batches import Batches
 from tltf.data.manifest import Manifest
-from tltf.evaluation import baselines, evaluate, plots, report, verdict
+from tltf.errors import printable
+from tltf.evaluation import baselines, calibration, evaluate, plots, report, verdict
 from tltf.evaluation.baselines import Split
 from tltf.models import heads
 from tltf.models.classifier import classifier
@@ -55,7 +57,35 @@ def run_reporting(
         seed=spec.seed,
     )
     write_report(run.report, found, result.fit.history, title=run.path.name)
+    rows = _predictions(trained, data, logits, simple)
+    storage.write_text(run.report / "predictions.jsonl", "".join(rows))
     return found
+
+
+def _predictions(
+    trained: Trained, data: Batches, logits: np.ndarray, simple: dict[str, np.ndarray]
+) -> Iterator[str]:
+    """One JSON line per test record: what it is, what was said, and what the baselines say."""
+    probabilities = calibration.apply_temperature(
+        logits, trained.rule.temperature, task=trained.task
+    )
+    named = {name: _named(trained, outputs) for name, outputs in simple.items()}
+    said = _named(trained, probabilities)
+    for i, record in enumerate(data.records):
+        row = {"id": printable(record.id), "label": record.label, "predicted": said[i]}
+        if trained.task != "regression":
+            row["probabilities"] = [round(float(p), 6) for p in probabilities[i]]
+        row["baselines"] = {name: found[i] for name, found in named.items()}
+        yield json.dumps(row) + "\n"
+
+
+def _named(trained: Trained, outputs: np.ndarray) -> list[Any]:
+    """Class names (lists of them for multi_label), or numbers."""
+    if trained.task == "regression":
+        return [float(value) for value in np.asarray(outputs).reshape(len(outputs))]
+    if trained.task == "single_label":
+        return [trained.classes[i] for i in outputs.argmax(axis=1)]
+    return [[c for c, p in zip(trained.classes, row, strict=True) if p >= 0.5] for row in outputs]
 
 
 def evaluate_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tltf.backbones import catalog
 from tltf.backbones.network import Backbone
 from tltf.data import prepare
 from tltf.data.batches import Batches, class_weights
+from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest
 from tltf.evaluation import rejection
 from tltf.models import heads
@@ -24,6 +26,7 @@ from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.trained import Trained
 from tltf.training import environment
+from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
 
 Say = Callable[[str], None]
@@ -65,7 +68,9 @@ def run_training(
         classes=manifest.classes,
         image_size=plan.spec.backbone.image_size or 0,
     )
-    fit = _fit(result, plan.spec, manifest, run, save_seconds=save_seconds, progress=progress)
+    fit = _fit(
+        result, plan.spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
+    )
     result = dataclasses.replace(result, rule=_fitted_rule(result, manifest))
     result.save(run.weights)
     return TrainingResult(trained=result, plan=plan, fit=fit)
@@ -125,8 +130,10 @@ def _fit(
     run: RunDir,
     *,
     save_seconds: float,
+    say: Say,
     progress: bool,
 ) -> FitResult:
+    cache = _cache(spec, say)
     train, size = manifest.split("train"), spec.batch_size or 0
     weights = None
     if spec.class_weight != "none":
@@ -141,6 +148,7 @@ def _fit(
         augment=spec.augment or "none",
         mix=spec.mix,
         class_weights=weights,
+        views=spec.views or 0,
     )
     validation = result.batches(manifest.split("val"), batch_size=size)
     with batches.naming_unreadable(), validation.naming_unreadable():
@@ -148,15 +156,27 @@ def _fit(
             result.model,
             spec.phases,
             batches,
-            validation=validation.eval_dataset(),
+            validation=validation,
             task=manifest.task,
             label_smoothing=spec.label_smoothing,
             early_stop=spec.early_stop,
             jit_compile=spec.jit == "on",
+            cache=cache,
             folder=run.path,
             save_seconds=save_seconds,
             progress=progress,
         )
+
+
+def _cache(spec: TransferSpec, say: Say) -> Cache | None:
+    """Where features are kept: by default in the cache folder, shared by all runs."""
+    if spec.cache == "off":
+        return None
+    if spec.mix != "none":
+        say(f"cache: off, since {spec.mix} makes new images of pairs at every step")
+        return None
+    folder = Path(spec.cache) if spec.cache != "auto" else cache_folder() / "features"
+    return Cache(folder=folder, dtype=spec.cache_dtype, say=say)
 
 
 def _fitted_rule(result: Trained, manifest: Manifest) -> rejection.DecisionRule:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tltf import storage
 from tltf.errors import ArgumentError, TrainabilityError, named_list
+from tltf.spec import BATCH_NORMS
 from tltf.training import freezing, movement, phases
 from tltf.training.freezing import Trainability
 
@@ -53,16 +54,31 @@ class TrainabilityGuard(keras.callbacks.Callback):
 class FrozenCheck(keras.callbacks.Callback):
     """Raises when a frozen variable is not bit for bit what it was when training began.
 
-    BatchNorm statistics of layers that are trainable may move; seed states may too.
+    Seed states may move.
+
+    Args:
+      batch_norm: ``adapt`` lets the statistics of BatchNorm layers that are trainable move;
+        ``frozen`` wants all of them still, as a base that is called with ``training=False``
+        promises (inside ``fit`` Keras ignores that).
 
     Raises:
       TrainabilityError: from ``fit``, at the end of the first epoch in which it happened.
     """
 
+    def __init__(self, *, batch_norm: str = "adapt") -> None:
+        super().__init__()
+        if batch_norm not in BATCH_NORMS:
+            raise ArgumentError(
+                f"batch_norm={batch_norm!r}, expected one of {', '.join(BATCH_NORMS)}",
+                where="FrozenCheck",
+            )
+        self.batch_norm = batch_norm
+
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        layers = freezing.leaves(self.model)
         moving = {id(v) for v in self.model.trainable_variables}
-        moving |= {id(v) for v in freezing.norm_statistics(layers)}
+        if self.batch_norm == "adapt":
+            layers = freezing.leaves(self.model)
+            moving |= {id(v) for v in freezing.norm_statistics(layers)}
         self._frozen = [
             v
             for v in self.model.variables
@@ -221,6 +237,11 @@ class LearningRateFinder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         optimizer = self.model.optimizer
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        # The rate is one of the optimizer's variables: kept before the sweep sets it.
+        self._held = [*self.model.variables, *optimizer.variables]
+        self._saved = [keras.ops.convert_to_numpy(v.value) for v in self._held]
         try:
             optimizer.learning_rate = self.low
         except (TypeError, AttributeError) as error:
@@ -229,10 +250,6 @@ class LearningRateFinder(keras.callbacks.Callback):
                 where="LearningRateFinder",
                 next_action="compile with a plain rate: Phase(..., schedule='constant', warmup=0)",
             ) from error
-        if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        self._held = [*self.model.variables, *optimizer.variables]
-        self._saved = [keras.ops.convert_to_numpy(v.value) for v in self._held]
         self.rates, self.losses, self._mean = [], [], 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:

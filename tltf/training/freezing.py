@@ -69,7 +69,11 @@ def set_trainable(model: keras.Model, unfreeze: str, *, batch_norm: str = "froze
     if not wanted:
         for container in _containers_of(model, body):
             container.trainable = False
-    return _checked(model, blocks, wanted)
+    found = _checked(model, blocks, wanted)
+    if chosen and not found.blocks:
+        why = "it holds only BatchNorm, which batch_norm='frozen' keeps fixed"
+        raise _no_match(unfreeze, blocks, why)
+    return found
 
 
 def model_blocks(model: keras.Model) -> Blocks:
@@ -80,8 +84,13 @@ def model_blocks(model: keras.Model) -> Blocks:
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     if nested:
         return as_backbone(nested[0]).blocks
-    weighted = [layer for layer in model.layers if layer.weights]
-    return {layer.name: [layer] for layer in weighted[:-1]}
+    found: dict[str, list[keras.layers.Layer]] = {}
+    for layer in [layer for layer in model.layers if layer.weights][:-1]:
+        # A layer without a matrix, as BatchNorm, belongs to the one below it.
+        own = any(len(weight.shape) >= 2 for weight in layer.weights) or not found
+        name = layer.name if own else next(reversed(found))
+        found.setdefault(name, []).append(layer)
+    return found
 
 
 def select(blocks: Blocks, unfreeze: str) -> list[keras.layers.Layer]:

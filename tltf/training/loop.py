@@ -92,7 +92,7 @@ def run_epochs(
         steps = range(start, data.steps_per_epoch)
         _one_epoch(model, iterator, epoch, steps, callbacks, after_step, stop)
         logs = {key: float(value) for key, value in model.get_metrics_result().items()}
-        _check_finite(logs["loss"], epoch, data.steps_per_epoch)
+        _check_finite(logs["loss"], epoch, data.steps_per_epoch - 1)
         if validation is not None:
             results = model.evaluate(validation, verbose=0, return_dict=True)
             logs |= {f"val_{key}": float(value) for key, value in results.items()}
@@ -119,7 +119,7 @@ def _one_epoch(
         callbacks.on_train_batch_begin(step)
         try:
             logs = model.train_function(iterator)
-        except StopIteration as error:
+        except (StopIteration, tf.errors.OutOfRangeError) as error:
             raise DataError(
                 f"epoch {epoch + 1} ended after {step} of {steps.stop} batches",
                 where="data",

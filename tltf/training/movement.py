@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import keras
@@ -38,7 +38,12 @@ def digests(variables: Iterable[keras.Variable]) -> Digests:
 
 
 def check_movement(
-    model: keras.Model, before: Digests, trainability: Trainability, *, batch: tuple
+    model: keras.Model,
+    before: Digests,
+    trainability: Trainability,
+    *,
+    batch: Callable[[], tuple],
+    part: keras.Model | None = None,
 ) -> Movement:
     """Frozen means frozen, unfrozen means moved.
 
@@ -47,7 +52,9 @@ def check_movement(
     Args:
       model: compiled, at the end of the phase.
       before: :func:`digests` of ``model.variables`` at the start of the phase.
-      batch: one ``(x, y, sample_weight)``, to see whether an unmoved variable has a gradient.
+      batch: gives one ``(x, y)`` or ``(x, y, sample_weight)``, to see whether a variable that
+        did not move has a gradient.
+      part: what was compiled and trained, if that is not ``model``; ``batch`` is for it.
 
     Raises:
       TrainabilityError: a frozen variable changed, or one with a gradient did not.
@@ -62,7 +69,7 @@ def check_movement(
             next_action="report this model to tltf",
         )
     still = [v for v in model.trainable_variables if v.path not in changed]
-    stuck = _with_gradient(model, still, batch) if still else []
+    stuck = _with_gradient(part or model, still, batch()) if still else []
     if stuck:
         raise TrainabilityError(
             f"variables that should train did not move: {named_list(stuck, most=3)}",
@@ -75,7 +82,7 @@ def check_movement(
 
 def _with_gradient(model: keras.Model, variables: list[keras.Variable], batch: tuple) -> list[str]:
     """Paths of those variables to which the loss has a gradient that is not zero."""
-    x, y, weight = batch
+    x, y, weight = (*batch, None)[:3]
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight)
     gradients = tape.gradient(loss, [v.value for v in variables])

@@ -106,5 +106,6 @@ def learning_rates(optimizer: keras.optimizers.Optimizer) -> float:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     if isinstance(optimizer, keras.optimizers.MultiOptimizer):
-        optimizer = optimizer.optimizer_map.default_optimizer
+        # Keras keeps those of the map first and the default, which is the head's, last.
+        optimizer = optimizer.optimizers[-1]
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -52,29 +52,58 @@ def enter_phase(
       tltf.enter_phase(model, tltf.Phase("tune", 5, 1e-4, unfreeze="last:2"), steps_per_epoch=20)
       model.fit(data, epochs=5)
     """
-    if phase.unfreeze is None or phase.epochs is None:
-        raise ArgumentError(
-            "the phase leaves epochs or unfreeze to the recipe",
-            where=f"phase {phase.name!r}",
-            next_action="set both, for example Phase('head', 10, 1e-3, unfreeze='none')",
-        )
-    trainability = freezing.set_trainable(model, phase.unfreeze, batch_norm=phase.batch_norm)
+    trainability = freeze(model, phase)
     blocks = freezing.model_blocks(model)
-    unfrozen = {name: blocks[name] for name in trainability.blocks}
-    steps = max(1, phase.epochs * steps_per_epoch)
-    model.compile(
-        optimizer=build_optimizer(phase, steps=steps, blocks=unfrozen),
+    compile_phase(
+        model,
+        phase,
+        trainability,
+        blocks={name: blocks[name] for name in trainability.blocks},
+        steps_per_epoch=steps_per_epoch,
         loss=loss if loss is not None else objectives.loss_for(
             task, label_smoothing=label_smoothing
         ),
         metrics=list(metrics) if metrics is not None else objectives.metrics_for(task),
         jit_compile=jit_compile,
     )  # fmt: skip
+    return trainability
+
+
+def freeze(model: keras.Model, phase: Phase) -> Trainability:
+    """Sets the flags that ``phase`` asks for, without compiling."""
+    if phase.unfreeze is None or phase.epochs is None:
+        raise ArgumentError(
+            "the phase leaves epochs or unfreeze to the recipe",
+            where=f"phase {phase.name!r}",
+            next_action="set both, for example Phase('head', 10, 1e-3, unfreeze='none')",
+        )
+    return freezing.set_trainable(model, phase.unfreeze, batch_norm=phase.batch_norm)
+
+
+def compile_phase(
+    model: keras.Model,
+    phase: Phase,
+    trainability: Trainability,
+    *,
+    blocks: Mapping[str, list[keras.layers.Layer]],
+    steps_per_epoch: int,
+    loss: keras.losses.Loss | str,
+    metrics: Sequence[keras.metrics.Metric | str],
+    jit_compile: bool | str = False,
+) -> None:
+    """Compiles ``model``, or the tail of one, whose flags are set, and checks what trains."""
+    model.compile(
+        optimizer=build_optimizer(
+            phase, steps=max(1, (phase.epochs or 0) * steps_per_epoch), blocks=blocks
+        ),
+        loss=loss,
+        metrics=list(metrics),
+        jit_compile=jit_compile,
+    )
     # Built here, on exactly this list: a later change of `trainable` is then a mismatch
     # that TrainabilityGuard sees, instead of a silent change of what is trained.
     model.optimizer.build(model.trainable_variables)
     check_trainable(model, trainability)
-    return trainability
 
 
 def check_trainable(model: keras.Model, trainability: Trainability) -> None:

@@ -1,0 +1,67 @@
+# make demo, make test: the only commands a fresh machine needs besides Python 3.11 and pip's index.
+#
+# Everything runs in .venv, whatever environment is active. A stamp beside it says which extras are
+# installed; it is renewed when setup.cfg or pyproject.toml change.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL = @echo 'installing tltf and what it needs into $(VENV), which takes minutes the first time' && \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable
+CODE := tltf tests experiments
+# what needs no TensorFlow, so that mypy sees every type
+TYPED := $(addprefix tltf/,errors.py policies.py spec.py recipes.py storage.py rundir.py \
+	variables.py data/manifest.py data/sources.py data/splits.py evaluation)
+
+.PHONY: help demo test test-all check bench clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo      the whole story offline, in about two minutes'
+	@echo 'make test      the offline suite; TLTF_TEST_DATA=FOLDER adds the tests on real data'
+	@echo 'make test-all  the slow tests too'
+	@echo 'make check     format, lint, types, then make test'
+	@echo 'make bench     side-by-side measurements'
+	@echo 'make clean     removes .venv, caches and build litter'
+
+demo: $(VENV)/.installed
+	@mkdir -p runs
+	$(VENV)/bin/tltf demo --workdir=runs/demo
+
+test: $(VENV)/.installed-test
+	$(RUN) -m pytest -m 'not slow'
+
+test-all: $(VENV)/.installed-test
+	$(RUN) -m pytest
+
+check: $(VENV)/.installed-dev
+	$(RUN) -m ruff format --check $(CODE)
+	$(RUN) -m ruff check $(CODE)
+	$(RUN) -m mypy $(TYPED)
+	$(RUN) -m pytest -m 'not slow'
+
+bench: $(VENV)/.installed
+	$(RUN) -m experiments.benchmarks.run
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	"tltf needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# An environment with more serves a target that needs less: it writes the lesser stamps too.
+$(VENV)/.installed: $(VENV)/.created setup.cfg pyproject.toml
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.created setup.cfg pyproject.toml
+	$(INSTALL) '.[test]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-dev: $(VENV)/.created setup.cfg pyproject.toml
+	$(INSTALL) '.[test,dev]'
+	@touch $(VENV)/.installed $(VENV)/.installed-test $@

@@ -1,0 +1,1 @@
+"""Recipes of the literature as absl binaries: ``python -m experiments.NAME --help``."""

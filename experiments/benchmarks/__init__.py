@@ -1,0 +1,1 @@
+"""Side-by-side measurements on real data; ``make bench`` runs them."""

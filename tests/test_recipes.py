@@ -1,0 +1,92 @@
+"""Each rule fills in what was left open, says why, and leaves alone what was given."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tltf.recipes import Choice, Facts, Plan, resolve, scratch_size
+from tltf.spec import BackboneSpec, DataSpec, Phase, TransferSpec
+
+PHOTOS = Facts(n_train=210, median_side=375, input_size=224, n_blocks=18, pretrained=True)
+OPEN = TransferSpec(data=DataSpec(source="photos"), backbone=BackboneSpec(name="MobileNetV2"))
+
+
+def chosen(plan: Plan) -> dict[str, Choice]:
+    return {choice.field: choice for choice in plan.choices}
+
+
+def test_photos_with_a_pretrained_backbone() -> None:
+    plan = resolve(OPEN, PHOTOS)
+    spec = plan.spec
+    head, tune = spec.phases
+    assert (spec.backbone.image_size, spec.batch_size, spec.augment) == (224, 32, "light")
+    assert (head.unfreeze, head.epochs, head.learning_rate) == ("none", 12, 1e-3)
+    assert (tune.unfreeze, tune.epochs, tune.learning_rate) == ("last:7", 30, 1e-4)
+    assert spec.early_stop == 10
+    assert chosen(plan).keys() == {
+        *("image_size", "batch_size", "augment", "early_stop"),
+        *("head.epochs", "head.learning_rate"),
+        *("tune.unfreeze", "tune.epochs", "tune.learning_rate"),
+    }
+    assert all(choice.reason and str(choice.value) in str(choice) for choice in plan.choices)
+    assert "40%" in chosen(plan)["tune.unfreeze"].reason
+    assert "pretrained at this size" in chosen(plan)["image_size"].reason
+
+
+def test_nothing_is_left_open_and_nothing_is_decided_twice() -> None:
+    plan = resolve(OPEN, PHOTOS)
+    again = resolve(plan.spec, dataclasses.replace(PHOTOS, n_train=9, median_side=8))
+    assert again.choices == ()
+    assert again.spec == plan.spec
+
+
+RULES = [
+    ({"n_train": 127}, "batch_size", 16),
+    ({"n_train": 48}, "batch_size", 16),
+    ({"n_train": 47}, "batch_size", 8),
+    ({"n_train": 128}, "batch_size", 32),
+    ({"median_side": 47}, "augment", "none"),
+    ({"median_side": 48}, "augment", "light"),
+    ({"pretrained": False}, "augment", "medium"),
+    ({"pretrained": False}, "tune.unfreeze", "all"),
+    ({"pretrained": False}, "tune.learning_rate", 1e-3),
+    ({"n_blocks": 1}, "tune.unfreeze", "last:1"),
+    ({"n_blocks": 5}, "tune.unfreeze", "last:2"),
+    ({"n_train": 100_000}, "head.epochs", 3),
+    ({"n_train": 100_000}, "tune.epochs", 3),
+    ({"n_train": 640}, "head.epochs", 10),
+    ({"n_train": 640}, "tune.epochs", 20),
+]
+
+
+@pytest.mark.parametrize(("facts", "field", "value"), RULES)
+def test_the_rules(facts: dict[str, Any], field: str, value: object) -> None:
+    assert chosen(resolve(OPEN, dataclasses.replace(PHOTOS, **facts)))[field].value == value
+
+
+def test_sgd_learns_ten_times_faster() -> None:
+    phases = (Phase("head", unfreeze="none", optimizer="sgd"), Phase("tune", optimizer="sgd"))
+    plan = resolve(dataclasses.replace(OPEN, phases=phases), PHOTOS)
+    assert [phase.learning_rate for phase in plan.spec.phases] == [1e-2, 1e-3]
+
+
+def test_what_is_given_stays() -> None:
+    given = TransferSpec(
+        data=DataSpec(source="photos"),
+        backbone=BackboneSpec(name="MobileNetV2", image_size=96),
+        phases=(Phase("head", 0, 0.5, unfreeze="none"), Phase("tune", 1, 0.25, unfreeze="all")),
+        augment="strong",
+        batch_size=5,
+        early_stop=0,
+    )
+    plan = resolve(given, PHOTOS)
+    assert (plan.spec, plan.choices) == (given, ())
+
+
+def test_the_size_of_a_network_from_scratch() -> None:
+    assert scratch_size(median_side=8, default=32, minimum=16) == 16
+    assert scratch_size(median_side=24, default=32, minimum=16) == 24
+    assert scratch_size(median_side=375, default=32, minimum=16) == 32

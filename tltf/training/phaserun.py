@@ -1,0 +1,291 @@
+"""One phase from entering to its movement check, with what a resumed run needs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tltf import storage
+from tltf.errors import InterruptedRun, TltfError
+from tltf.spec import Phase
+from tltf.training import freezing, loop, movement, objectives, phases, states
+from tltf.training.caching import PhaseCache
+from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard, finite
+from tltf.training.freezing import Trainability
+from tltf.training.interrupts import StopRequest
+from tltf.training.optimizers import learning_rates
+from tltf.training.progress import Progress
+from tltf.training.states import Position, State
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What every phase minimises, and how it is compiled."""
+
+    task: str
+    loss: keras.losses.Loss | str | None
+    metrics: Callable[[], list[keras.metrics.Metric]] | None
+    label_smoothing: float
+    jit_compile: bool
+
+    def compile_arguments(self) -> dict[str, Any]:
+        """Fresh loss and metrics, as :func:`tltf.training.phases.compile_phase` takes them."""
+        smoothing = self.label_smoothing
+        return {
+            "loss": self.loss or objectives.loss_for(self.task, label_smoothing=smoothing),
+            "metrics": self.metrics() if self.metrics else objectives.metrics_for(self.task),
+            "jit_compile": self.jit_compile,
+        }
+
+
+@dataclass
+class Session:
+    """What the phases share while they run."""
+
+    model: keras.Model
+    folder: Path | None
+    save_seconds: float
+    stop: StopRequest
+    progress: bool
+    history: list[dict[str, Any]] = field(default_factory=list)
+    steps_done: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def save_due(self) -> bool:
+        """Whether a state should be committed now."""
+        late = time.monotonic() - self.saved_at >= self.save_seconds
+        return self.folder is not None and (late or bool(self.stop))
+
+    def restore(self, state: State) -> None:
+        """Model, history and step count of a committed state."""
+        states.assign(self.model.variables, state, "model")
+        self.history = [dict(row) for row in state.history]
+        self.steps_done = state.steps_done
+        self.write_history()
+
+    def write_history(self) -> None:
+        """history.jsonl, whole, so that a resumed run has no line twice."""
+        if self.folder is not None:
+            rows = "".join(json.dumps(row) + "\n" for row in self.history)
+            storage.write_text(self.folder / "history.jsonl", rows)
+
+    def kept(self) -> str:
+        """What is safe on disk, for an error's message."""
+        if self.folder is None:
+            return "nothing: no folder was given"
+        state = states.newest(self.folder / "state")
+        return f"state of step {state.steps_done}" if state else "nothing yet"
+
+
+class PhaseRun:
+    """One phase of a session: its callbacks, its saves, its check at the end.
+
+    ``part`` is what is compiled and trained: the whole model, or with stored features the
+    tail of it, which shares its variables.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        index: int,
+        phase: Phase,
+        objective: Objective,
+        early_stop: int | None,
+        stored: PhaseCache | None,
+    ) -> None:
+        self.session, self.index, self.phase = session, index, phase
+        self.objective, self.early_stop, self.stored = objective, early_stop, stored
+        self.part: keras.Model = session.model
+        self.before: movement.Digests = {}
+
+    def __call__(
+        self,
+        data: loop.EpochData,
+        validation: tf.data.Dataset | None,
+        state: State | None,
+        callbacks: list[keras.callbacks.Callback],
+    ) -> movement.Movement:
+        trainability = phases.freeze(self.session.model, self.phase)
+        cached = self.stored.phase(self.phase) if self.stored else None
+        if cached is not None:
+            self.part = cached.boundary.tail
+            data, validation = cached.data.train, cached.data.validation
+        monitor = "val_loss" if validation is not None else "loss"
+        self.best = KeepBest(monitor, patience=self.early_stop, restore=False)
+        self._compile(trainability, data.steps_per_epoch, for_callbacks=bool(callbacks))
+        logging.info("phase %s: %s", self.phase.name, trainability.summary())
+        self.before = movement.digests(self.session.model.variables)
+        first = self._resume(state, data)
+        self._train(data, validation, first, trainability, callbacks)
+        outcome = self._check(data, trainability)
+        self.best.restore()
+        self._save(Position(self.index + 1))
+        return outcome
+
+    def _compile(
+        self, trainability: Trainability, steps_per_epoch: int, *, for_callbacks: bool
+    ) -> None:
+        model, arguments = self.session.model, self.objective.compile_arguments()
+        blocks = freezing.model_blocks(model)
+        phases.compile_phase(
+            self.part,
+            self.phase,
+            trainability,
+            blocks={name: blocks[name] for name in trainability.blocks},
+            steps_per_epoch=steps_per_epoch,
+            **arguments,
+        )
+        if for_callbacks and self.part is not model:
+            # People's callbacks see the whole model, with the optimizer that is at work.
+            model.compile(optimizer=self.part.optimizer, loss=arguments["loss"])
+
+    def _train(
+        self,
+        data: loop.EpochData,
+        validation: tf.data.Dataset | None,
+        first: Position,
+        trainability: Trainability,
+        callbacks: list[keras.callbacks.Callback],
+    ) -> None:
+        if self.best.finished or first.epoch >= (self.phase.epochs or 0):
+            return
+        own = [TrainabilityGuard(trainability), FrozenCheck(), *callbacks, self.best,
+               _Recorder(self)]  # fmt: skip
+        if self.session.progress:
+            own.insert(-2, _progress(self.phase, data))
+        everything = keras.callbacks.CallbackList(
+            own,
+            model=self.part,
+            add_history=True,
+            epochs=self.phase.epochs,
+            steps=data.steps_per_epoch,
+        )
+        self.session.model.stop_training = False
+        for callback in callbacks:
+            callback.set_model(self.session.model)
+        try:
+            loop.run_epochs(
+                self.part,
+                data,
+                epochs=self.phase.epochs or 0,
+                validation=validation,
+                callbacks=everything,
+                first_epoch=first.epoch,
+                first_step=first.step,
+                after_step=self._after_step,
+                stop=self.session.stop,
+            )
+        except TltfError as error:
+            error.where = f"phase {self.phase.name}, {error.where}"
+            error.kept = self.session.kept()
+            if isinstance(error, InterruptedRun):
+                error.next_action = "run the same command again to go on from there"
+            raise
+
+    def _check(self, data: loop.EpochData, trainability: Trainability) -> movement.Movement:
+        if not self.phase.epochs:
+            return movement.Movement(moved=(), without_gradient=())
+        outcome = movement.check_movement(
+            self.session.model,
+            self.before,
+            trainability,
+            part=self.part,
+            batch=lambda: next(iter(data.train_dataset(0))),
+        )
+        if outcome.without_gradient:
+            logging.info("no gradient reaches %s", ", ".join(outcome.without_gradient))
+        return outcome
+
+    def _after_step(self, epoch: int, step: int) -> None:
+        """Commits a state inside an epoch; the end of an epoch commits after its validation."""
+        self.session.steps_done += 1
+        if step and self.session.save_due:
+            self._save(Position(self.index, epoch, step))
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Records a finished epoch; commits it when it is time or a signal came."""
+        if self.session.model.stop_training:
+            self.part.stop_training = True
+        self.session.history.append(row)
+        self.session.write_history()
+        if self.session.save_due:
+            self._save(Position(self.index, row["epoch"], 0))
+
+    def _save(self, position: Position) -> None:
+        session, part = self.session, self.part
+        if session.folder is None:
+            return
+        fields, arrays = self.best.state()
+        inside = position.phase == self.index
+        states.save(
+            session.folder / "state",
+            position=position,
+            steps_done=session.steps_done,
+            groups={
+                "model": session.model.variables,
+                "optimizer": part.optimizer.variables if inside else [],
+                "metrics": part.metrics_variables if position.step else [],
+                "best": [arrays[key] for key in sorted(arrays)] if inside else [],
+            },
+            callbacks={"best": fields, "before": self.before} if inside else {},
+            history=session.history,
+        )
+        session.saved_at = time.monotonic()
+
+    def _resume(self, state: State | None, data: loop.EpochData) -> Position:
+        """Optimizer, metrics, best weights and digests of a state inside this phase."""
+        if state is None or not (state.position.epoch or state.position.step):
+            return Position(self.index)
+        states.assign(self.part.optimizer.variables, state, "optimizer")
+        if state.position.step:
+            _build_metrics(self.part, data)
+            states.assign(self.part.metrics_variables, state, "metrics")
+            # Building them may have drawn from a seed generator.
+            states.assign(self.session.model.variables, state, "model")
+        best = {k: v for k, v in state.tensors.items() if k.startswith("best/")}
+        self.best.set_state(state.callbacks["best"], best)
+        self.before = state.callbacks["before"]
+        return state.position
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Turns the logs of an epoch into its history row."""
+
+    def __init__(self, run: PhaseRun) -> None:
+        super().__init__()
+        self.run = run
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        row: dict[str, Any] = {"phase": self.run.phase.name, "epoch": epoch + 1}
+        row |= {key: finite(value) for key, value in (logs or {}).items()}
+        row["learning_rate"] = learning_rates(self.model.optimizer)
+        row["epoch_seconds"] = round(time.monotonic() - self._started, 3)
+        self.run.end_epoch(row)
+
+
+def _build_metrics(model: keras.Model, data: loop.EpochData) -> None:
+    """Keras makes metric variables when the first batch comes; give it one."""
+    batch = next(iter(data.train_dataset(0)))
+    model.test_on_batch(*batch)
+    model.reset_metrics()
+
+
+def _progress(phase: Phase, data: loop.EpochData) -> Progress:
+    return Progress(
+        phase.name,
+        epochs=phase.epochs or 0,
+        steps=data.steps_per_epoch,
+        batch_size=getattr(data, "batch_size", 1),
+    )
