@@ -39,6 +39,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "precision": "bfloat16",
         "jit": "on",
         "deterministic": True,
+        "views": 4,
+        "cache": "off",
+        "cache_dtype": "float32",
         "baselines": True,
         "export": "none",
         "phases": (
@@ -124,6 +127,8 @@ REFUSED = [
     (lambda: dataclasses.replace(PLAIN, mix="mixupp"), "did you mean 'mixup'"),
     (lambda: dataclasses.replace(PLAIN, precision="half"), "precision='half'"),
     (lambda: dataclasses.replace(PLAIN, jit="yes"), "jit='yes'"),
+    (lambda: dataclasses.replace(PLAIN, views=-1), "views=-1"),
+    (lambda: dataclasses.replace(PLAIN, cache_dtype="half"), "cache_dtype='half'"),
     (lambda: dataclasses.replace(PLAIN, batch_size=0), "batch_size=0"),
     (lambda: dataclasses.replace(PLAIN, early_stop=-1), "early_stop=-1"),
     (lambda: dataclasses.replace(PLAIN, label_smoothing=1.0), "label_smoothing=1.0"),

@@ -32,10 +32,13 @@ from tltf.stages.training import targets_of
 Say = Callable[[str], None]
 
 SOURCE, TARGET = "digits:0-4", "digits:5-9"
-LABELS_PER_CLASS = 5
+LABELS_PER_CLASS = 3
 TEST_SHARE = 0.5
 SIDE = 16
-SOURCE_EPOCHS, HEAD_EPOCHS, TUNE_EPOCHS = 8, 15, 15
+HEAD = HeadSpec(pooling="flatten", dropout=0.3)
+SOURCE_EPOCHS, HEAD_EPOCHS, TUNE_EPOCHS = 12, 2, 4
+SCRATCH_RATE = 8e-3
+"""The best of 1, 2, 4 and 8e-3 for the network from scratch, on draws that are not shown here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,11 @@ def tell(workdir: Path, *, seeds: int, say: Say) -> Story:
     say(f"1. train a small network on the digits 0 to 4 ({SOURCE_EPOCHS} epochs)")
     source = _run(_pretraining(), workdir / "source")
     say(f"   {_percent(source.report)} of its test images are right")
-    say(f"2. for 5 to 9 there are {LABELS_PER_CLASS} labels per class; train twice on them:")
+    epochs = HEAD_EPOCHS + TUNE_EPOCHS
+    say(
+        f"2. of 5 to 9 there are {LABELS_PER_CLASS} labels per class to train on and as many to"
+        f" validate;\n   {epochs} epochs from the first network, and as many from scratch:"
+    )
     pairs = []
     for seed in range(seeds):
         table = workdir / f"labels-{seed}.csv"
@@ -115,8 +122,11 @@ def _pretraining() -> TransferSpec:
     return TransferSpec(
         data=DataSpec(source=SOURCE),
         backbone=BackboneSpec(name="small_cnn", weights="none", image_size=SIDE),
+        head=HEAD,
         phases=(Phase("scratch", SOURCE_EPOCHS, 2e-3, unfreeze="all", batch_norm="adapt"),),
-        augment="none",
+        augment="rotation=15,zoom=0.15,shear=0.15",
+        cache="off",
+        views=0,
         export="none",
     )
 
@@ -125,29 +135,35 @@ def _transferring(table: Path, source: Path, seed: int) -> TransferSpec:
     return TransferSpec(
         data=DataSpec(source=str(table)),
         backbone=BackboneSpec(name=f"file:{source}"),
-        head=HeadSpec(dropout=0.0),
+        head=dataclasses.replace(HEAD, dropout=0.0),
         phases=(
-            Phase("head", HEAD_EPOCHS, 1e-2, unfreeze="none"),
-            Phase("tune", TUNE_EPOCHS, 1e-3, unfreeze="last:1"),
+            Phase("head", HEAD_EPOCHS, 2e-2, unfreeze="none"),
+            Phase("tune", TUNE_EPOCHS, 4e-3, unfreeze="last:2"),
         ),
         augment="none",
         batch_size=8,
-        early_stop=HEAD_EPOCHS,
+        early_stop=0,
+        cache="off",
         seed=seed,
         export="auto" if seed == 0 else "none",
     )
 
 
 def _from_scratch(table: Path, seed: int) -> TransferSpec:
-    """The same network, labels, steps and tuning rate, without the weights."""
+    """The same network, labels and number of steps, without the weights, at its best rate."""
     like = _transferring(table, Path("-"), seed)
     return dataclasses.replace(
         like,
         backbone=BackboneSpec(name="small_cnn", weights="none", image_size=SIDE),
         phases=(
-            Phase("scratch", HEAD_EPOCHS + TUNE_EPOCHS, 2e-3, unfreeze="all", batch_norm="adapt"),
+            Phase(
+                "scratch",
+                HEAD_EPOCHS + TUNE_EPOCHS,
+                SCRATCH_RATE,
+                unfreeze="all",
+                batch_norm="adapt",
+            ),
         ),
-        early_stop=HEAD_EPOCHS + TUNE_EPOCHS,
         export="none",
     )
 

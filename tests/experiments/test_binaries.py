@@ -68,6 +68,7 @@ def test_cifar10_vgg16_sgd_is_the_recipe() -> None:
     assert (phase.schedule, phase.warmup) == ("constant", 0.0)
     assert phase.unfreeze == "regex:block5_conv3"
     assert policy(str(spec.augment)) == Policy(flip=True, shear=0.2, zoom=0.2)
+    assert (spec.views, spec.batch_size) == (0, 32)
     assert no_more_than(spec)
 
 
@@ -132,7 +133,7 @@ def program(request: pytest.FixtureRequest) -> Iterator[Program]:
 
 SMALL = {
     "cats_dogs_vgg16": ["--head_epochs=4"],
-    "image_folder_resnet50": ["--head_epochs=4", "--variant=direct"],
+    "image_folder_resnet50": ["--head_epochs=8", "--head_lr=0.05", "--variant=direct"],
     "cifar10_vgg16_sgd": ["--tune_epochs=4", "--unfreeze=last:1", "--tune_lr=0.01"],
 }
 

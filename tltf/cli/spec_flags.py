@@ -70,7 +70,11 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.whole("batch_size", default.batch_size, "Images per step.")
     add.text("class_weight", default.class_weight, "none, auto, or JSON of class name to weight.")
     add.number("label_smoothing", default.label_smoothing, "Share of each target spread evenly.")
-    add.whole("early_stop", default.early_stop, "Epochs without a lower validation loss.")
+    add.whole(
+        "early_stop",
+        default.early_stop,
+        "Epochs without a lower val_loss that end a phase; 0: never.",
+    )
     add.whole("seed", default.seed, "Root of everything random.")
     add.choice("precision", default.precision, names.PRECISIONS, "Of the computation.")
     add.choice("jit", default.jit, names.JITS, "Compile by XLA.")

@@ -159,7 +159,7 @@ def _fit(
             validation=validation,
             task=manifest.task,
             label_smoothing=spec.label_smoothing,
-            early_stop=spec.early_stop,
+            early_stop=spec.early_stop or None,
             jit_compile=spec.jit == "on",
             cache=cache,
             folder=run.path,

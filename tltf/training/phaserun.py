@@ -121,6 +121,8 @@ class PhaseRun:
             data, validation = cached.data.train, cached.data.validation
         monitor = "val_loss" if validation is not None else "loss"
         self.best = KeepBest(monitor, patience=self.early_stop, restore=False)
+        # A phase without an epoch left to train restores all the same.
+        self.best.set_model(self.part)
         self._compile(trainability, data.steps_per_epoch, for_callbacks=bool(callbacks))
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
