@@ -39,7 +39,7 @@ DEFAULT = TransferSpec(
         ),
     ),
     augment="flip,shear=0.2,zoom=0.2",
-    views=0,  # drawn anew in every epoch, as in the source; --views=4 stores some and is faster
+    views=0,  # drawn anew in every epoch, as in the source; --views=4 keeps four
     batch_size=32,
     early_stop=10,  # as many as there are epochs: never
 )

@@ -150,3 +150,13 @@ def test_a_change_after_entering_is_seen() -> None:
     model.get_layer("head").get_layer("logits").trainable = False
     with pytest.raises(TrainabilityError, match="the trainable set changed: head/logits/bias"):
         phases.check_trainable(model, found)
+
+
+def test_a_frozen_part_is_quiet_inside_fit() -> None:
+    """Its Dropout too: the loss that ``fit`` sees is the one that ``evaluate`` sees."""
+    model = tiny.classifier(dropout=0.9)
+    tltf.enter_phase(model, tltf.Phase("head", 1, 1e-12, unfreeze="none"))
+    expected = model.evaluate(*tiny.arrays(), verbose=0, return_dict=True)["loss"]
+    assert model.train_on_batch(*tiny.arrays(), return_dict=True)["loss"] == pytest.approx(expected)
+    tltf.enter_phase(model, tltf.Phase("tune", 1, 1e-12, unfreeze="last:1"))
+    assert model.train_on_batch(*tiny.arrays(), return_dict=True)["loss"] != pytest.approx(expected)

@@ -13,7 +13,7 @@ from tltf.cli.quiet import import_tensorflow
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "tltf-demo", "Where its runs, report and servable go.",
                     flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_integer("seeds", 5, "Draws of the few labels.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("seeds", 8, "Draws of the few labels.", lower_bound=1, flag_values=FLAGS)
 
 
 def run(values: flags.FlagValues) -> None:
@@ -32,7 +32,7 @@ def run(values: flags.FlagValues) -> None:
         found = mean_accuracy(correct)
         print(
             f"   {name}  {100 * found.value:.1f} %  (95 % interval {100 * found.low:.1f} to"
-            f" {100 * found.high:.1f}, {len(correct)} seeds, n={found.n} test images)"
+            f" {100 * found.high:.1f}, {len(correct)} draws, n={found.n} test images)"
         )
     print(f"   verdict: {story.verdict.sentence}")
     print("3. send an unseen image to the servable:")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.multioutput import MultiOutputClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 Floats = NDArray[np.floating]
@@ -27,7 +27,7 @@ class Split:
     targets: Floats
 
 
-def majority(train_targets: Floats, *, n: int, task: str) -> Floats:
+def majority(train_targets: Floats, *, n: int) -> Floats:
     """The same answer for everyone: class shares, label shares, or the mean; float [n, C]."""
     return np.tile(train_targets.mean(axis=0), (n, 1)).astype(np.float64)
 
@@ -42,7 +42,8 @@ def linear_probe(train: Split, val: Split, test_features: Floats, *, task: str) 
     Returns:
       Probabilities float [n, C], or predictions [n, 1] for regression.
     """
-    best, answer = np.inf, np.empty(0)
+    best = np.inf
+    answer: Floats = np.empty((0, 0))
     for strength in STRENGTHS:
         model = _model(strength, task).fit(train.features, _labels(train.targets, task))
         loss = _loss(val.targets, _predict(model, val.features, train.targets, task), task)
@@ -51,7 +52,7 @@ def linear_probe(train: Split, val: Split, test_features: Floats, *, task: str) 
     return answer
 
 
-def _model(strength: float, task: str) -> object:
+def _model(strength: float, task: str) -> Pipeline:
     if task == "regression":
         return make_pipeline(StandardScaler(), Ridge(alpha=1.0 / strength))
     logistic = LogisticRegression(C=strength, max_iter=2000)
@@ -68,15 +69,15 @@ def _labels(targets: Floats, task: str) -> Floats:
     return targets[:, 0]
 
 
-def _predict(model: object, features: Floats, train_targets: Floats, task: str) -> Floats:
+def _predict(model: Pipeline, features: Floats, train_targets: Floats, task: str) -> Floats:
     if task == "regression":
-        return np.asarray(model.predict(features))[:, None]  # type: ignore[attr-defined]
-    found = model.predict_proba(features)  # type: ignore[attr-defined]
+        return np.asarray(model.predict(features))[:, None]
+    found = model.predict_proba(features)
     if task == "single_label":
-        full = np.zeros((len(features), train_targets.shape[1]))
-        full[:, model.classes_] = found  # type: ignore[attr-defined]
+        full: Floats = np.zeros((len(features), train_targets.shape[1]))
+        full[:, model.classes_] = found
         return full
-    full = majority(train_targets, n=len(features), task=task)
+    full = majority(train_targets, n=len(features))
     full[:, _varying(train_targets)] = np.column_stack([p[:, 1] for p in found])
     return full
 

@@ -151,7 +151,7 @@ def _baselines(trained: Trained, plan: recipes.Plan, manifest: Manifest) -> dict
         splits[name] = Split(features=untouched.features(data), targets=data.targets())
     train, n = splits["train"], len(splits["test"].targets)
     return {
-        "majority": baselines.majority(train.targets, n=n, task=trained.task),
+        "majority": baselines.majority(train.targets, n=n),
         "linear_probe": baselines.linear_probe(
             train, splits["val"], splits["test"].features, task=trained.task
         ),

@@ -131,6 +131,7 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Direct children, of models and of composite layers alike."""
     if isinstance(layer, keras.Model):
         return list(layer.layers)
+    # seam: Layer._flatten_layers
     return [sub for sub in layer._flatten_layers(include_self=False, recursive=False)]
 
 
