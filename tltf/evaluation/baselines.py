@@ -75,7 +75,9 @@ def _predict(model: Pipeline, features: Floats, train_targets: Floats, task: str
     found = model.predict_proba(features)
     if task == "single_label":
         full: Floats = np.zeros((len(features), train_targets.shape[1]))
+        # float32 features give rows that sum to one in float32 only.
         full[:, model.classes_] = found
+        full /= full.sum(axis=1, keepdims=True)
         return full
     full = majority(train_targets, n=len(features))
     full[:, _varying(train_targets)] = np.column_stack([p[:, 1] for p in found])

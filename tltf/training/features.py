@@ -236,7 +236,8 @@ def _describe(operation: Any) -> Any:
 def _without_names(value: Any) -> Any:
     if isinstance(value, dict):
         kept = {k: v for k, v in value.items() if k not in _NO_EFFECT and "initializer" not in k}
-        return {k: _without_names(v) for k, v in sorted(kept.items())}
+        # A policy's name is what it computes in, not what it is called.
+        return {k: v if k == "dtype" else _without_names(v) for k, v in sorted(kept.items())}
     if isinstance(value, list | tuple):
         return [_without_names(item) for item in value]
     return value
