@@ -173,7 +173,7 @@ def test_contradictions_are_refused(manifest: Manifest) -> None:
     for options, error, message in [
         ({"batch_size": 0}, ArgumentError, "batch_size=0, expected at least 1"),
         ({"mix": "mixap"}, ArgumentError, "did you mean 'mixup'"),
-        ({"augment": "hevy"}, ArgumentError, "augment='hevy', expected one of"),
+        ({"augment": "hevy"}, ArgumentError, "augment='hevy': unknown 'hevy', expected one of"),
     ]:
         with pytest.raises(error, match=message):
             batches(manifest, **options)

@@ -92,6 +92,17 @@ def test_stored_features_give_the_same_losses(
     np.testing.assert_allclose(stored_answers, answers, rtol=1e-3, atol=1e-4)
 
 
+def test_without_views_every_epoch_is_new_and_nothing_is_stored(
+    records: list[Record], tmp_path: Path
+) -> None:
+    changes = {"augment": "medium", "views": 0}
+    plain, answers = trained(records, None, **changes)
+    stored, same = trained(records, tmp_path / "cache", **changes)
+    assert numbers(stored) == numbers(plain)
+    np.testing.assert_array_equal(same, answers)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_second_run_computes_nothing(records: list[Record], tmp_path: Path) -> None:
     first, answers = trained(records, tmp_path)
     said: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,12 @@ def linear_probe(train: Split, val: Split, test_features: Floats, *, task: str) 
     Returns:
       Probabilities float [n, C], or predictions [n, 1] for regression.
     """
+    # In float32 rows of probabilities add up to 1 only to 1e-6, which scikit-learn objects to.
+    train, val = (
+        dataclasses.replace(split, features=split.features.astype(np.float64))
+        for split in (train, val)
+    )
+    test_features = test_features.astype(np.float64)
     best = np.inf
     answer: Floats = np.empty((0, 0))
     for strength in STRENGTHS:

@@ -84,6 +84,9 @@ class PhaseCache:
 
     def phase(self, phase: Phase) -> CachedPhase | None:
         """The stored features of ``phase``, whose flags are set; None to train on images."""
+        if not self.train.views and features.is_augmented(self.train):
+            self.cache.say(f"cache: off for {phase.name}: views=0 makes new images every epoch")
+            return None
         cut = boundaries.split(self.model) if phase.epochs else None
         if cut is None:
             return None

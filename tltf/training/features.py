@@ -194,10 +194,15 @@ def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
 
 def view_keys(batches: Batches, view: int) -> list[Key]:
     """The keys of one augmented view; without augmentation every view is the plain one."""
-    if dataclasses.replace(batches.policy, fill="reflect") == Policy():
+    if not is_augmented(batches):
         return _keys(batches, PLAIN)
     policy = dataclasses.astuple(batches.policy)
     return _keys(batches, f"{policy}-{batches.seed}-{view}")
+
+
+def is_augmented(batches: Batches) -> bool:
+    """Whether the policy changes anything."""
+    return dataclasses.replace(batches.policy, fill="reflect") != Policy()
 
 
 def _keys(batches: Batches, view: str) -> list[Key]:
