@@ -14,7 +14,7 @@ import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PHOTOS_PER_CLASS = 16
+PHOTOS_PER_CLASS = 12
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -23,11 +23,11 @@ def test_photos_with_a_pretrained_backbone() -> None:
     spec = plan.spec
     head, tune = spec.phases
     assert (spec.backbone.image_size, spec.batch_size, spec.augment) == (224, 32, "light")
-    assert (head.unfreeze, head.epochs, head.learning_rate) == ("none", 12, 1e-3)
-    assert (tune.unfreeze, tune.epochs, tune.learning_rate) == ("last:7", 30, 1e-4)
-    assert spec.early_stop == 10
+    assert (head.unfreeze, head.epochs, head.learning_rate) == ("none", 20, 1e-3)
+    assert (tune.unfreeze, tune.epochs, tune.learning_rate) == ("last:7", 15, 1e-4)
+    assert spec.early_stop == 7
     assert chosen(plan).keys() == {
-        *("image_size", "batch_size", "augment", "early_stop"),
+        *("image_size", "batch_size", "augment", "views", "early_stop"),
         *("head.epochs", "head.learning_rate"),
         *("tune.unfreeze", "tune.epochs", "tune.learning_rate"),
     }
@@ -44,6 +44,8 @@ def test_nothing_is_left_open_and_nothing_is_decided_twice() -> None:
 
 
 RULES = [
+    ({}, "views", 4),
+    ({"median_side": 8}, "views", 1),
     ({"n_train": 127}, "batch_size", 16),
     ({"n_train": 48}, "batch_size", 16),
     ({"n_train": 47}, "batch_size", 8),
@@ -58,13 +60,18 @@ RULES = [
     ({"n_train": 100_000}, "head.epochs", 3),
     ({"n_train": 100_000}, "tune.epochs", 3),
     ({"n_train": 640}, "head.epochs", 10),
-    ({"n_train": 640}, "tune.epochs", 20),
+    ({"n_train": 640}, "tune.epochs", 10),
 ]
 
 
 @pytest.mark.parametrize(("facts", "field", "value"), RULES)
 def test_the_rules(facts: dict[str, Any], field: str, value: object) -> None:
     assert chosen(resolve(OPEN, dataclasses.replace(PHOTOS, **facts)))[field].value == value
+
+
+def test_without_stored_features_every_epoch_has_its_own_view() -> None:
+    for change in ({"cache": "off"}, {"mix": "mixup"}):
+        assert resolve(dataclasses.replace(OPEN, **change), PHOTOS).spec.views == 0
 
 
 def test_sgd_learns_ten_times_faster() -> None:
@@ -80,6 +87,7 @@ def test_what_is_given_stays() -> None:
         phases=(Phase("head", 0, 0.5, unfreeze="none"), Phase("tune", 1, 0.25, unfreeze="all")),
         augment="strong",
         batch_size=5,
+        views=2,
         early_stop=0,
     )
     plan = resolve(given, PHOTOS)

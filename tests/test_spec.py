@@ -42,6 +42,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "views": 4,
         "cache": "off",
         "cache_dtype": "float32",
+        "restore": "last",
         "baselines": True,
         "export": "none",
         "phases": (
@@ -128,6 +129,7 @@ REFUSED = [
     (lambda: dataclasses.replace(PLAIN, precision="half"), "precision='half'"),
     (lambda: dataclasses.replace(PLAIN, jit="yes"), "jit='yes'"),
     (lambda: dataclasses.replace(PLAIN, views=-1), "views=-1"),
+    (lambda: dataclasses.replace(PLAIN, restore="first"), "restore='first'"),
     (lambda: dataclasses.replace(PLAIN, cache_dtype="half"), "cache_dtype='half'"),
     (lambda: dataclasses.replace(PLAIN, batch_size=0), "batch_size=0"),
     (lambda: dataclasses.replace(PLAIN, early_stop=-1), "early_stop=-1"),

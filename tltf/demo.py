@@ -1,7 +1,7 @@
 """The whole story on real data, offline: learn five digits, transfer to the other five.
 
-A small network is trained on the handwritten digits 0 to 4. Then there is one label of each
-of 5 to 9, and the question: does starting from the first network help? Both ways get the
+A small network is trained on the handwritten digits 0 to 4. Then there are three labels of
+each of 5 to 9, and the question: does starting from the first network help? Both ways get the
 same labels, the same number of steps and the same test images, which neither has seen.
 """
 
@@ -36,9 +36,11 @@ SOURCE, TARGET = "digits:0-4", "digits:5-9"
 TEST_SHARE = 0.5
 SIDE = 16
 HEAD = HeadSpec(pooling="flatten", dropout=0.5)
-SOURCE_EPOCHS, HEAD_EPOCHS, TUNE_EPOCHS = 30, 5, 15
+SOURCE_EPOCHS, HEAD_EPOCHS, TUNE_EPOCHS = 25, 2, 18
+LABELS_PER_CLASS = 3
 SCRATCH_RATE = 4e-3
-"""The best of 1, 2 and 4e-3 for the network from scratch, on draws that are not shown here."""
+"""The best of 1, 2, 4 and 8e-3 for the network from scratch. It and the plan above were chosen
+on the half of the images that the demo draws its labels from; those it tests on chose nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,8 @@ def tell(workdir: Path, *, seeds: int, say: Say) -> Story:
     )
     epochs = HEAD_EPOCHS + TUNE_EPOCHS
     say(
-        "2. of 5 to 9 there is one label per class to train on and one to validate:\n"
-        f"   {epochs} epochs from the first network, and as many from scratch"
+        f"2. of 5 to 9 there are {LABELS_PER_CLASS} labels per class to train on, and as many to"
+        f" validate:\n   {epochs} epochs from the first network, and as many from scratch"
     )
     pairs = []
     for seed in range(seeds):
@@ -140,7 +142,7 @@ def _transferring(table: Path, source: Path, seed: int) -> TransferSpec:
         backbone=BackboneSpec(name=f"file:{source}"),
         head=dataclasses.replace(HEAD, dropout=0.0),
         phases=(
-            Phase("head", HEAD_EPOCHS, 1e-2, unfreeze="none"),
+            Phase("head", HEAD_EPOCHS, 3e-3, unfreeze="none"),
             Phase("tune", TUNE_EPOCHS, 2e-3, unfreeze="last:2"),
         ),
         augment="none",
@@ -172,17 +174,17 @@ def _from_scratch(table: Path, seed: int) -> TransferSpec:
 
 
 def _few_labels(target: Manifest, seed: int) -> list[Record]:
-    """A fixed half of each class for the test; of the rest one for train and one for val."""
+    """A fixed half of each class for the test; of the rest a few for train and val."""
     chosen: list[Record] = []
     for name in target.classes:
         of_class = [record for record in target.records if record.label == name]
-        n_test = int(TEST_SHARE * len(of_class))
+        n_rest = len(of_class) - int(TEST_SHARE * len(of_class))
         order = np.random.default_rng(0).permutation(len(of_class))
-        rest = np.random.default_rng([1, seed]).permutation(order[n_test:])
+        rest = np.random.default_rng([1, seed]).permutation(order[:n_rest])
         parts = {
-            "test": order[:n_test],
-            "train": rest[:1],
-            "val": rest[1:2],
+            "test": order[n_rest:],
+            "train": rest[:LABELS_PER_CLASS],
+            "val": rest[LABELS_PER_CLASS : 2 * LABELS_PER_CLASS],
         }
         for split, which in parts.items():
             chosen += [dataclasses.replace(of_class[i], split=split) for i in sorted(which)]

@@ -28,6 +28,7 @@ BATCH_NORMS = ("frozen", "adapt")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 JITS = ("auto", "on", "off")
 BAD_FILES = ("error", "skip")
+RESTORES = ("best", "last")
 CACHE_DTYPES = ("float16", "float32")
 
 
@@ -186,6 +187,7 @@ class TransferSpec:
     class_weight: str = "none"
     label_smoothing: float = 0.0
     early_stop: int | None = None
+    restore: str = "best"
     seed: int = 0
     precision: str = "auto"
     jit: str = "auto"
@@ -208,6 +210,7 @@ class TransferSpec:
             _in_range("early_stop", self.early_stop, 0, 1_000_000)
         if self.views is not None:
             _in_range("views", self.views, 0, 1_000_000)
+        _one_of("restore", self.restore, RESTORES)
         _one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
         _in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, high_open=True)
         _in_range("seed", self.seed, 0, 2**31 - 1)

@@ -104,7 +104,7 @@ def test_without_views_every_epoch_is_new_and_nothing_is_stored(
 
 
 def test_a_second_run_computes_nothing(records: list[Record], tmp_path: Path) -> None:
-    first, answers = trained(records, tmp_path)
+    trained(records, tmp_path)
     said: list[str] = []
     net = model()
     fit_phases(
@@ -182,12 +182,12 @@ def test_any_change_of_the_prefix_is_a_miss_and_none_above_it(tmp_path: Path) ->
 
     above = model()
     above.get_layer("head").get_layer("logits").kernel.assign_add(np.ones((128, 2)))
-    top = above.layers[1].get_layer("block3_conv")
+    top = above.layers[1].get_layer("block3_conv1")
     top.kernel.assign(top.kernel * 2.0)
     assert named(above) == base
 
     below = model()
-    kernel = below.layers[1].get_layer("block1_conv").kernel
+    kernel = below.layers[1].get_layer("block1_conv1").kernel
     touched = kernel.numpy().copy()
     touched[0, 0, 0, 0] = np.nextafter(touched[0, 0, 0, 0], np.float32(9))
     kernel.assign(touched)

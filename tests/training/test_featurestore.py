@@ -53,9 +53,14 @@ def test_float16_is_half_the_bytes_and_close(tmp_path: Path) -> None:
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    with pytest.raises(RuntimeError), store.writer() as writer:
-        writer.append(["a"], rows(1))
-        raise RuntimeError
+
+    def write_and_fail() -> None:
+        with store.writer() as writer:
+            writer.append(["a"], rows(1))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
     assert list(store.folder.glob("shard-*")) == []
     assert list(store.folder.glob(f"{storage.TEMPORARY}*")) == []
     assert "a" not in store_in(tmp_path)

@@ -148,6 +148,8 @@ def _form(flag: flags.Flag) -> str:
 
 def _parse(program: Program, arguments: Sequence[str]) -> None:
     values = program.flag_values
+    # absl keeps what an earlier call in this process parsed.
+    values.unparse_flags()
     try:
         rest = values([program.name, *arguments])
     except flags.UnrecognizedFlagError as error:

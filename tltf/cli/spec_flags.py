@@ -30,7 +30,7 @@ HEAD = {
 RUN = (
     "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
     "precision", "jit", "deterministic", "views", "cache",
-    "cache_dtype", "baselines", "export",
+    "cache_dtype", "restore", "baselines", "export",
 )  # fmt: skip
 ALL_PHASES = (
     "optimizer", "momentum", "schedule", "warmup", "block_lr_decay", "weight_decay", "clipnorm",
@@ -75,6 +75,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
         default.early_stop,
         "Epochs without a lower val_loss that end a phase; 0: never.",
     )
+    add.choice("restore", default.restore, names.RESTORES, "Epoch whose weights a phase leaves.")
     add.whole("seed", default.seed, "Root of everything random.")
     add.choice("precision", default.precision, names.PRECISIONS, "Of the computation.")
     add.choice("jit", default.jit, names.JITS, "Compile by XLA.")

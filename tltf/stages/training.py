@@ -160,6 +160,7 @@ def _fit(
             task=manifest.task,
             label_smoothing=spec.label_smoothing,
             early_stop=spec.early_stop or None,
+            restore_best=spec.restore == "best",
             jit_compile=spec.jit == "on",
             cache=cache,
             folder=run.path,

@@ -16,7 +16,7 @@ from tltf.spec import Phase
 from tltf.training import loop, movement, states
 from tltf.training.caching import Cache, PhaseCache
 from tltf.training.interrupts import stop_requests
-from tltf.training.phaserun import Objective, PhaseRun, Session
+from tltf.training.phaserun import BestEpoch, Objective, PhaseRun, Session
 from tltf.training.states import State
 
 SAVE_SECONDS = 30.0
@@ -42,6 +42,7 @@ def fit_phases(
     metrics: Callable[[], list[keras.metrics.Metric]] | None = None,
     label_smoothing: float = 0.0,
     early_stop: int | None = None,
+    restore_best: bool = True,
     jit_compile: bool = False,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     cache: Cache | None = None,
@@ -61,6 +62,7 @@ def fit_phases(
       task, loss, label_smoothing, jit_compile: as for :func:`tltf.enter_phase`.
       metrics: makes the metrics anew for each phase; None for the task's own.
       early_stop: epochs without a better ``val_loss`` before a phase ends; None: never.
+      restore_best: leave each phase with the weights of its best epoch, not of its last.
       callbacks: further Keras callbacks; they see each phase as one ``fit`` of ``model``.
       cache: keep what is frozen in a FeatureStore (``Batches`` only); None computes it anew.
       folder: where states and history.jsonl go; the same call again then resumes. None keeps
@@ -95,7 +97,8 @@ def fit_phases(
             if state is not None and index < state.position.phase:
                 continue
             here = state if state is not None and state.position.phase == index else None
-            run = PhaseRun(session, index, phase, objective, early_stop, stored)
+            best = BestEpoch(patience=early_stop, restore=restore_best)
+            run = PhaseRun(session, index, phase, objective, best, stored)
             movements[phase.name] = run(data, images, here, list(callbacks))
     return FitResult(session.history, movements, _resumed_from(plan, state))
 

@@ -46,6 +46,14 @@ class Objective:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class BestEpoch:
+    """When a phase stops early, and which epoch's weights it leaves."""
+
+    patience: int | None
+    restore: bool
+
+
 @dataclass
 class Session:
     """What the phases share while they run."""
@@ -99,11 +107,11 @@ class PhaseRun:
         index: int,
         phase: Phase,
         objective: Objective,
-        early_stop: int | None,
+        best_epoch: BestEpoch,
         stored: PhaseCache | None,
     ) -> None:
         self.session, self.index, self.phase = session, index, phase
-        self.objective, self.early_stop, self.stored = objective, early_stop, stored
+        self.objective, self.best_epoch, self.stored = objective, best_epoch, stored
         self.part: keras.Model = session.model
         self.before: movement.Digests = {}
 
@@ -120,7 +128,7 @@ class PhaseRun:
             self.part = cached.boundary.tail
             data, validation = cached.data.train, cached.data.validation
         monitor = "val_loss" if validation is not None else "loss"
-        self.best = KeepBest(monitor, patience=self.early_stop, restore=False)
+        self.best = KeepBest(monitor, patience=self.best_epoch.patience, restore=False)
         # A phase without an epoch left to train restores all the same.
         self.best.set_model(self.part)
         self._compile(trainability, data.steps_per_epoch, for_callbacks=bool(callbacks))
@@ -129,7 +137,8 @@ class PhaseRun:
         first = self._resume(state, data)
         self._train(data, validation, first, trainability, callbacks)
         outcome = self._check(data, trainability)
-        self.best.restore()
+        if self.best_epoch.restore:
+            self.best.restore()
         self._save(Position(self.index + 1))
         return outcome
 

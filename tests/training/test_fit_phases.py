@@ -216,10 +216,14 @@ def outcome(model: keras.Model, folder: Path) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(fitting: Fitting, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    folder = tmp_path_factory.mktemp("whole")
-    model, _ = fitting(folder)
-    return outcome(model, folder)
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(fitting: Fitting, whole_folder: Path) -> Outcome:
+    model, _ = fitting(whole_folder)
+    return outcome(model, whole_folder)
 
 
 # An epoch has three batches; position is (phase, epoch, batch), counted from 0.
@@ -262,11 +266,10 @@ def test_saving_after_every_step_changes_nothing(
 
 
 def test_a_finished_training_is_not_trained_again(
-    fitting: Fitting, uninterrupted: Outcome, tmp_path: Path
+    fitting: Fitting, uninterrupted: Outcome, whole_folder: Path
 ) -> None:
-    fitting(tmp_path)
-    model, result = fitting(tmp_path, Forbidden())
-    assert outcome(model, tmp_path) == uninterrupted
+    model, result = fitting(whole_folder, Forbidden())
+    assert outcome(model, whole_folder) == uninterrupted
     assert result.resumed_from == {"phase": "tune", "epoch": 0, "step": 0}
 
 
