@@ -9,6 +9,8 @@ RUN := $(VENV)/bin/python
 INSTALL = @echo 'installing tltf and what it needs into $(VENV), which takes minutes the first time' && \
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable
 CODE := tltf tests experiments
+# two processes, each of which imports TensorFlow once and keeps a file's tests together
+TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 # what needs no TensorFlow, so that mypy sees every type
 TYPED := $(addprefix tltf/,errors.py policies.py spec.py recipes.py storage.py rundir.py \
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation)
@@ -29,16 +31,16 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/tltf demo --workdir=runs/demo
 
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest -m 'not slow'
+	$(TEST) -m 'not slow'
 
 test-all: $(VENV)/.installed-test
-	$(RUN) -m pytest
+	$(TEST)
 
 check: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check $(CODE)
 	$(RUN) -m ruff check $(CODE)
 	$(RUN) -m mypy $(TYPED)
-	$(RUN) -m pytest -m 'not slow'
+	$(TEST) -m 'not slow'
 
 bench: $(VENV)/.installed
 	$(RUN) -m experiments.benchmarks.run

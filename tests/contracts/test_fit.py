@@ -22,6 +22,11 @@ from tltf.training import environment
 from tltf.training.fit import FitResult
 
 FAST = ("VGG16", "MobileNetV2", "EfficientNetB0")
+SMALLEST = {
+    min((e for e in TABLE.values() if e.family == family), key=lambda e: e.params_millions).name
+    for family in {entry.family for entry in TABLE.values()}
+}
+"""One of each family: they share their layers, and the large ones only take longer."""
 HEAD = tltf.Phase("head", 1, 1e-3, unfreeze="none")
 TUNE = tltf.Phase("tune", 1, 1e-3, unfreeze="last:1")
 
@@ -60,9 +65,13 @@ def check_fit(name: str, folder: Path) -> None:
     side = max(32, TABLE[name].minimum)
     model = tltf.classifier(tltf.backbone(name, weights="none", input_size=side), tltf.head(2))
     before = tiny.values(model)
-    trained(model, HEAD)
+    result = trained(model, HEAD)
     after_head = tiny.values(model)
-    assert tiny.moved(before, after_head) == {"head/logits/kernel", "head/logits/bias"}
+    # Random MobileNets answer with features of 1e-10, whose gradients move nothing.
+    still = set(result.movements["head"].without_gradient)
+    moved = tiny.moved(before, after_head)
+    assert moved == {"head/logits/kernel", "head/logits/bias"} - still
+    assert "head/logits/bias" in moved
     result = trained(model, TUNE)
     moved = tiny.moved(after_head, tiny.values(model))
     assert moved == expected_to_move(model) - set(result.movements["tune"].without_gradient)
@@ -79,8 +88,8 @@ def test_fit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(TABLE) - set(FAST)))
-def test_fit_of_all(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(SMALLEST - set(FAST)))
+def test_fit_of_every_family(name: str, tmp_path: Path) -> None:
     check_fit(name, tmp_path)
 
 
@@ -114,6 +123,21 @@ def test_under_half_precision(precision: str) -> None:
     assert model.layers[1].get_layer("block3_conv1").compute_dtype == precision
     assert model.get_layer("head").get_layer("hidden_1").compute_dtype == "float32"
     check_modes(model, jit_compile=False)
+
+
+@pytest.mark.parametrize(
+    ("precision", "jit_compile"), [("float32", True), ("bfloat16", False), ("float16", False)]
+)
+def test_a_real_network_under_xla_and_half_precision(precision: str, jit_compile: bool) -> None:
+    with environment.precision_policy(precision):
+        base = tltf.backbone("VGG16", weights="none", input_size=32)
+        model = tltf.classifier(base, tltf.head(2))
+    assert base.get_layer("block5_conv3").compute_dtype == precision
+    result = trained(model, HEAD, TUNE, jit_compile=jit_compile)
+    assert all(np.isfinite(row["loss"]) for row in result.history)
+    logits = model(next(iter(batches(32)))[0], training=False)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    assert result.movements["tune"].moved
 
 
 @pytest.mark.slow

@@ -150,7 +150,8 @@ def test_each_runs_offline_on_a_small_network(
     assert execute(program, arguments) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert report["metrics"]["accuracy"]["n"] == 6
-    assert report["metrics"]["accuracy"]["value"] > 0.5
+    history = [json.loads(x) for x in (tmp_path / "run" / "history.jsonl").open()]
+    assert history[-1]["loss"] < history[0]["loss"]
     hidden = json.loads((tmp_path / "run" / "spec.json").read_text())["head"]["hidden"]
     assert (
         hidden

@@ -14,13 +14,16 @@ from tltf.training.freezing import Trainability
 
 Digests = dict[str, str]
 
+GRADIENT_FLOOR = 1e-6
+"""A smaller gradient may be lost in the rounding of the weight that it is to move."""
+
 
 @dataclass(frozen=True)
 class Movement:
     """The outcome of one phase's check.
 
     ``moved``: intended variables that changed. ``without_gradient``: intended variables to
-    which the loss has no gradient path, or whose gradient is exactly zero; listed, no error.
+    which the loss has no gradient path, or none above 1e-6; listed, no error.
     """
 
     moved: tuple[str, ...]
@@ -81,7 +84,7 @@ def check_movement(
 
 
 def _with_gradient(model: keras.Model, variables: list[keras.Variable], batch: tuple) -> list[str]:
-    """Paths of those variables to which the loss has a gradient that is not zero."""
+    """Paths of those variables to which the loss has a gradient that must show."""
     x, y, weight = (*batch, None)[:3]
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight)
@@ -89,5 +92,5 @@ def _with_gradient(model: keras.Model, variables: list[keras.Variable], batch: t
     return [
         v.path
         for v, g in zip(variables, gradients, strict=True)
-        if g is not None and bool(tf.reduce_any(tf.convert_to_tensor(g) != 0))
+        if g is not None and float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) > GRADIENT_FLOOR
     ]
