@@ -61,17 +61,22 @@ def expected_to_move(model: keras.Model) -> set[str]:
     } | {v.path for v in model.get_layer("head").trainable_variables}
 
 
+def amplify(model: keras.Model) -> None:
+    """A random MobileNet answers with features of 1e-10, whose gradients would move nothing."""
+    for layer in model.layers[1].layers:
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            layer.kernel.assign(layer.kernel * 4.0)
+
+
 def check_fit(name: str, folder: Path) -> None:
     side = max(32, TABLE[name].minimum)
     model = tltf.classifier(tltf.backbone(name, weights="none", input_size=side), tltf.head(2))
+    if name == "MobileNet":
+        amplify(model)
     before = tiny.values(model)
-    result = trained(model, HEAD)
+    trained(model, HEAD)
     after_head = tiny.values(model)
-    # Random MobileNets answer with features of 1e-10, whose gradients move nothing.
-    still = set(result.movements["head"].without_gradient)
-    moved = tiny.moved(before, after_head)
-    assert moved == {"head/logits/kernel", "head/logits/bias"} - still
-    assert "head/logits/bias" in moved
+    assert tiny.moved(before, after_head) == {"head/logits/kernel", "head/logits/bias"}
     result = trained(model, TUNE)
     moved = tiny.moved(after_head, tiny.values(model))
     assert moved == expected_to_move(model) - set(result.movements["tune"].without_gradient)
