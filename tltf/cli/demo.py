@@ -13,7 +13,7 @@ from tltf.cli.quiet import import_tensorflow
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "tltf-demo", "Where its runs, report and servable go.",
                     flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_integer("seeds", 5, "Draws of the few labels.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("seeds", 3, "Draws of the few labels.", lower_bound=1, flag_values=FLAGS)
 
 
 def run(values: flags.FlagValues) -> None:
