@@ -12,7 +12,6 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     # the pipeline
-    "transfer": "tltf.pipeline",
     "Run": "tltf.pipeline",
     "TransferSpec": "tltf.spec",
     "DataSpec": "tltf.spec",
@@ -40,10 +39,15 @@ _PUBLIC = {
     "load": "tltf.trained",
 }
 
-__all__ = sorted(_PUBLIC)
+# Packages that are public as they are; tltf.transfer(spec) is also the call of the pipeline.
+_FAMILIES = ("transfer",)
+
+__all__ = sorted([*_PUBLIC, *_FAMILIES])
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FAMILIES:
+        return importlib.import_module(f"tltf.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tltf' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
@@ -52,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_FAMILIES})

@@ -1,0 +1,47 @@
+"""Transfer methods beyond fine-tuning, as plain Keras and NumPy parts.
+
+The names of this package are resolved on first use; importing it imports no TensorFlow.
+``tltf.transfer`` is also the pipeline: called as ``tltf.transfer(spec, workdir=...)`` it runs
+:func:`tltf.pipeline.transfer`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import Any
+
+_PUBLIC = {
+    "mmd_test": "distances",
+    "proxy_a_distance": "distances",
+    "distance_report": "distances",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tltf.transfer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"tltf.transfer.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+class _Package(types.ModuleType):
+    """The package under a name that is also the pipeline's verb.
+
+    Importing any part of it makes Python set ``tltf.transfer`` to this module, where
+    ``tltf.transfer(spec)`` stood before; so the module answers the call.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return importlib.import_module("tltf.pipeline").transfer(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Package
