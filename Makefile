@@ -13,7 +13,8 @@ CODE := tltf tests experiments
 TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 # what needs no TensorFlow, so that mypy sees every type
 TYPED := $(addprefix tltf/,errors.py policies.py spec.py recipes.py storage.py rundir.py \
-	variables.py data/manifest.py data/sources.py data/splits.py evaluation)
+	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
+	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
 .PHONY: help demo test test-all check bench clean
 .NOTPARALLEL:

@@ -11,8 +11,9 @@ import tensorflow as tf
 import tiny
 
 from tltf.errors import ArgumentError
+from tltf.terminal import bar_text, clock
 from tltf.training import environment, objectives
-from tltf.training.progress import Progress, bar_text, clock
+from tltf.training.progress import Progress
 
 
 def test_the_environment_is_json() -> None:

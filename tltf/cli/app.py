@@ -23,6 +23,7 @@ from tltf.errors import ArgumentError, InterruptedRun, TltfError, nearest, print
 
 COMMANDS = {
     "demo": "the whole story offline on real data: pretrain, transfer, compare, report, serve",
+    "audit": "what is in the data and what is wrong with it",
     "train": "a folder of labelled images becomes a measured, servable classifier",
     "evaluate": "a report of a run on other data",
     "predict": "labels and probabilities for files, as JSON lines",

@@ -52,6 +52,9 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     spec = spec_flags.to_spec(values, default)
     gate = parsed_gate(values)
     _check_early(spec, values)
+    from tltf.data import decoders
+
+    decoders.start_if_new(spec.data.source)
     import_tensorflow()
     from tltf import pipeline
 

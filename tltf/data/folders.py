@@ -19,6 +19,15 @@ _SIDE_SUFFIXES = {".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xm
 _SIDE_SUFFIXES |= {".yml", ".html", ".htm", ".log", ".py", ".sh", ".ipynb", ".ini", ".cfg"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Everything below a folder: what can be used, the rest in ``excluded`` with its reason, and
+    what is wrong with the whole (sentences)."""
+
+    manifest: Manifest
+    problems: tuple[str, ...]
+
+
 @dataclass
 class _Found:
     """What a walk collects; paths are relative to the top, with slashes."""
@@ -42,10 +51,38 @@ def load_folder(folder: Path) -> Manifest:
       BadInputsError: empty class folders, dangling links, pipes, unreadable folders: all of them.
       DataError: no classes, only one, two that differ in case or spaces, or no ``train``.
     """
+    listed = list_folder(folder)
+    bad = tuple(x for x in listed.manifest.excluded if x.outcome == "bad")
+    if bad:
+        raise BadInputsError(
+            f"{len(bad)} places that cannot be read: "
+            + named_list(f"{x.id} ({x.reason})" for x in bad),
+            excluded=bad,
+            where=folder,
+            next_action="repair or remove them",
+        )
+    if listed.problems:
+        raise DataError(
+            f"{listed.problems[0]}; expected class/file, or train, val, test with class/file",
+            where=folder,
+            next_action="rename or move the folders",
+        )
+    if not listed.manifest.records:
+        raise DataError(
+            "no class folders with files in them",
+            where=folder,
+            next_action="make one sub-folder per class and put its images there",
+        )
+    check_classes(listed.manifest.classes, fewest=2, where=str(folder))
+    return listed.manifest
+
+
+def list_folder(folder: Path) -> Listed:
+    """What :func:`load_folder` would use and refuse, without refusing: for an audit."""
     found = _Found()
     entries = _entries(folder, "", found)
     folders = [name for name in entries if (folder / name).is_dir() and not _junk(name)]
-    splits = _splits(folder, folders, found)
+    splits, trouble = _splits(folder, folders)
     for name in entries:
         if name not in folders:
             _leave_out(folder, name, found, "in no class folder")
@@ -56,36 +93,23 @@ def load_folder(folder: Path) -> Manifest:
             records += [
                 Record(id=f, path=str(folder / f), label=class_name, split=split) for f in files
             ]
-    if found.bad:
-        raise BadInputsError(
-            f"{len(found.bad)} places that cannot be read: "
-            + named_list(f"{x.id} ({x.reason})" for x in found.bad),
-            excluded=found.bad,
-            where=folder,
-            next_action="repair or remove them",
-        )
-    if not records:
-        raise DataError(
-            "no class folders with files in them",
-            where=folder,
-            next_action="make one sub-folder per class and put its images there",
-        )
-    classes = check_classes({str(r.label) for r in records}, fewest=2, where=str(folder))
-    return Manifest(
+    manifest = Manifest(
         task="single_label",
-        classes=classes,
+        classes=tuple(sorted({str(r.label) for r in records})),
         records=tuple(records),
-        excluded=tuple(found.ignored),
+        excluded=tuple(found.bad + found.ignored),
     )
+    return Listed(manifest=manifest, problems=(trouble,) if trouble else ())
 
 
-def _splits(folder: Path, folders: list[str], found: _Found) -> dict[str, str]:
-    """``{"validation": "val", ...}`` if the top folders are splits; empty if they are classes."""
+def _splits(folder: Path, folders: list[str]) -> tuple[dict[str, str], str]:
+    """``{"validation": "val", ...}`` if the top folders are splits, empty if they are classes; and
+    why it cannot be told which."""
     named = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
     deep = [name for name in named if _has_folders(folder / name)]
     if not deep:
         # A class may well be called "train", as in: boat, car, train.
-        return {}
+        return {}, ""
     trouble = ""
     if len(named) < len(folders):
         others = [name for name in folders if name not in named]
@@ -94,13 +118,7 @@ def _splits(folder: Path, folders: list[str], found: _Found) -> dict[str, str]:
         trouble = f"splits ({named_list(named)}) without train"
     elif len(set(named.values())) < len(named):
         trouble = f"two folders for one split: {named_list(named)}"
-    if trouble:
-        raise DataError(
-            f"{trouble}; expected class/file, or train, val, test with class/file",
-            where=folder,
-            next_action="rename or move the folders",
-        )
-    return named
+    return ({}, trouble) if trouble else (named, "")
 
 
 def _has_folders(folder: Path) -> bool:

@@ -49,13 +49,18 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Format, size in pixels, bytes that decoding needs at its peak, EXIF orientation (1..8)."""
+    """Format, size in pixels, bytes that decoding needs at its peak, EXIF orientation (1..8).
+
+    ``channels`` is what the file holds before it becomes RGB: ``rgb``, ``grey``, ``palette``,
+    ``cmyk``, with ``+alpha`` where there is any and ``16-bit`` or ``1-bit`` in front.
+    """
 
     kind: str
     width: int
     height: int
     decoded_bytes: int
     orientation: int = 1
+    channels: str = "rgb"
 
 
 def kind_of(start: bytes) -> str | None:
@@ -97,6 +102,7 @@ def _jpeg(data: bytes) -> Header:
                 height=height,
                 decoded_bytes=width * height * per_pixel,
                 orientation=orientation,
+                channels={1: "grey", 4: "cmyk"}.get(components, "rgb"),
             )
     raise DamagedError("truncated or corrupt JPEG")
 
@@ -135,7 +141,18 @@ def _png(data: bytes) -> Header:
         height=height,
         decoded_bytes=width * height * 3,
         orientation=orientation,
+        channels=_png_channels(data[24], data[25]),
     )
+
+
+def _png_channels(depth: int, colour_type: int) -> str:
+    """
+    >>> _png_channels(16, 6)
+    '16-bit rgb+alpha'
+    """
+    names = {0: "grey", 3: "palette", 4: "grey+alpha", 6: "rgb+alpha"}
+    prefix = f"{depth}-bit " if depth in (1, 16) else ""
+    return prefix + names.get(colour_type, "rgb")
 
 
 def _gif(data: bytes) -> Header:
@@ -152,7 +169,11 @@ def _gif(data: bytes) -> Header:
         else:
             at = _after_blocks(data, at + 2)
     return Header(
-        kind="GIF", width=width, height=height, decoded_bytes=unpacked + 3 * width * height
+        kind="GIF",
+        width=width,
+        height=height,
+        decoded_bytes=unpacked + 3 * width * height,
+        channels="palette",
     )
 
 
@@ -176,13 +197,20 @@ def _bmp(data: bytes) -> Header:
     if bits not in (8, 24, 32) or compression not in (0, 3):
         raise UnsupportedError(f"BMP of {bits} bits per pixel")
     width, height = abs(width), abs(height)
-    return Header(kind="BMP", width=width, height=height, decoded_bytes=width * height * 8)
+    return Header(
+        kind="BMP",
+        width=width,
+        height=height,
+        decoded_bytes=width * height * 8,
+        channels={8: "palette", 32: "rgb+alpha"}.get(bits, "rgb"),
+    )
 
 
 def _webp(data: bytes) -> Header:
-    chunk, orientation = data[12:16], 1
+    chunk, orientation, alpha = data[12:16], 1, False
     if chunk == b"VP8X":
         flags = data[20]
+        alpha = bool(flags & 0x10)
         if flags & 0x02:
             raise UnsupportedError("animated WebP")
         width = 1 + int.from_bytes(data[24:27], "little")
@@ -193,6 +221,7 @@ def _webp(data: bytes) -> Header:
     elif chunk == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, 21)
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        alpha = bool(bits >> 28 & 1)
     elif chunk == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
@@ -203,6 +232,7 @@ def _webp(data: bytes) -> Header:
         height=height,
         decoded_bytes=width * height * 8,
         orientation=orientation,
+        channels="rgb+alpha" if alpha else "rgb",
     )
 
 

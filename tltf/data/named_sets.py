@@ -23,6 +23,7 @@ from tltf.data.labels import check_classes
 from tltf.data.manifest import Excluded, Manifest, Record
 from tltf.errors import ArgumentError, DataError, DownloadError, named_list
 
+PREFIXES = ("digits:", "tfds:")
 _TFDS_NAME = re.compile(r"[a-z0-9_]+(/[A-Za-z0-9_.\-]+)?(:(\d+|\*)(\.(\d+|\*)){0,2})?")
 _TFDS_SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
 

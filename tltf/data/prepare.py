@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tltf.data import headers, scan, sources, splits
+from tltf.data import duplicates, headers, scan, sources, splits
 from tltf.data.manifest import Manifest, Record
+from tltf.errors import DataError
 from tltf.spec import DataSpec
 
 SAMPLED_SIDES = 200
@@ -27,17 +29,26 @@ def prepared(
       InputMissingError, DataError, DownloadError: see the steps.
     """
     manifest = sources.load(spec.source, task=spec.task, group_column=spec.group_column)
-    manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
+    examined = scan.examine(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
     manifest = scan.apply_policy(
-        manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
+        examined.manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
     )
-    return splits.split(
+    manifest = splits.split(
         manifest,
         val_fraction=spec.val_fraction,
         test_fraction=spec.test_fraction,
         seed=seed,
         fail_on_leak=spec.fail_on_leak,
     )
+    pairs = duplicates.near_duplicates(manifest.records, examined.findings, across_splits=True)
+    if pairs and spec.fail_on_leak:
+        raise DataError(
+            duplicates.near_note(pairs),
+            where="--fail_on_leak",
+            next_action="remove them from one of the splits, or give each pair one group",
+        )
+    note = duplicates.near_note(pairs)
+    return dataclasses.replace(manifest, notes=(*manifest.notes, note)) if note else manifest
 
 
 def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = None) -> Manifest:

@@ -1,66 +1,79 @@
-"""Every file is decoded once before the first step, so that bad data is named, not met midway."""
+"""Every file is decoded once before the first step, so that bad data is named, not met midway.
+
+The header is read first; what it shows to be no image, or too large, is never decoded. The rest
+is decoded by the decoder that training and serving use, in child processes
+(:mod:`tltf.data.decoders`), and what was found is kept (:mod:`tltf.data.scancache`). There is no
+TensorFlow in this process.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
-import stat
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import tensorflow as tf
-
-from tltf.data.decoding import decode
-from tltf.data.headers import (
-    SUPPORTED,
-    DamagedError,
-    Header,
-    UnsupportedError,
-    kind_of,
-    read_header,
+from tltf.data import decoders, scancache
+from tltf.data.headers import Header
+from tltf.data.imagefile import (
+    UnusableError,
+    is_misnamed,
+    os_reason,
+    read_image,
+    size_reason,
 )
 from tltf.data.manifest import BadInputsError, Excluded, Manifest, Record
+from tltf.data.scancache import ScanCache
 from tltf.errors import named_list, printable
 
-# A small file may not make the process grow by more than this while it is decoded.
-_SMALL_FILE_BYTES = 1 << 20
-_SMALL_FILE_DECODED_BYTES = 300 << 20
 # Decodes above this size run one at a time, whatever the number of threads.
 _LARGE_DECODED_BYTES = 24 << 20
-_HEAD_BYTES = 4096
+_RUNTIME_LINE = re.compile(r"[IWEF]?\d{4}[ -]|WARNING:")
 
-_EXTENSIONS = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "PNG": {".png", ".apng"},
-    "GIF": {".gif"},
-    "BMP": {".bmp", ".dib"},
-    "WebP": {".webp"},
-}
-_KNOWN_EXTENSIONS = set().union(*_EXTENSIONS.values()) | {".tif", ".tiff", ".heic", ".avif"}
-
-_decode = tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 _one_large_decode = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Finding:
+class Finding:
+    """What the scan knows about one record.
+
+    Args:
+      sha256: of the file's bytes, or of a text; "" for what cannot be read.
+      reason: why it cannot be used, or "".
+      suspect: what the decoder complained about while it decoded, or "".
+      header: format, size and channels of an image.
+      fingerprint: see :func:`tltf.data.perceptual.fingerprint`.
+    """
+
     sha256: str = ""
     reason: str = ""
+    suspect: str = ""
     header: Header | None = None
+    fingerprint: str = ""
 
 
-def scan(
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A scanned manifest, and what was found: record id -> :class:`Finding`, bad ones too."""
+
+    manifest: Manifest
+    findings: Mapping[str, Finding]
+
+
+def examine(
     manifest: Manifest,
     *,
     max_image_pixels: int,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Manifest:
-    """Reads and fully decodes every file, with the decoder that training and serving use.
+) -> Examined:
+    """Reads and fully decodes every file that no scan has seen before.
 
     Args:
       manifest: as a source gave it.
@@ -70,18 +83,20 @@ def scan(
 
     Returns:
       The manifest with ``sha256`` in every record, the undecodable records moved to
-      ``excluded`` as ``bad`` with a reason, and notes on turned and misnamed files.
-      Good, bad and ignored add up to what was found.
+      ``excluded`` as ``bad`` with a reason, and notes on turned, misnamed and suspect files; and
+      the findings. Good, bad and ignored add up to what was found.
 
-    Example::
-
-      manifest = apply_policy(scan(load("photos"), max_image_pixels=64_000_000))
+    Raises:
+      StorageError: no process that decodes can be started.
     """
-    findings: list[_Finding] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        checks = pool.map(lambda r: _check(r, max_image_pixels), manifest.records)
-        for record_finding in checks:
-            findings.append(record_finding)
+    findings: list[Finding] = []
+    with (
+        scancache.opened() as cache,
+        # Reading and waiting overlap, so there is one thread more than there are workers.
+        ThreadPoolExecutor(threads or (os.cpu_count() or 1) + 1) as pool,
+    ):
+        for found in pool.map(lambda r: _check(r, max_image_pixels, cache), manifest.records):
+            findings.append(found)
             if progress:
                 progress(len(findings), len(manifest.records))
     pairs = list(zip(manifest.records, findings, strict=True))
@@ -95,12 +110,31 @@ def scan(
         for record, found in pairs
         if found.reason
     )
-    return dataclasses.replace(
+    scanned = dataclasses.replace(
         manifest,
         records=good,
         excluded=manifest.excluded + bad,
         notes=manifest.notes + _notes(pairs),
     )
+    return Examined(manifest=scanned, findings={record.id: found for record, found in pairs})
+
+
+def scan(
+    manifest: Manifest,
+    *,
+    max_image_pixels: int,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """The manifest of :func:`examine`.
+
+    Example::
+
+      manifest = apply_policy(scan(load("photos"), max_image_pixels=64_000_000))
+    """
+    return examine(
+        manifest, max_image_pixels=max_image_pixels, threads=threads, progress=progress
+    ).manifest
 
 
 def apply_policy(
@@ -154,10 +188,10 @@ def find_unreadable(
             try:
                 digest = hashlib.sha256(Path(record.path).read_bytes()).hexdigest()
             except OSError as error:
-                return _os_reason(error)
+                return os_reason(error)
             # Same bytes as in the scan decode as they did in the scan.
             return "" if digest == record.sha256 else "changed since it was scanned"
-        return _check(record, 2**63).reason
+        return _check(record, 2**63, ScanCache(None)).reason
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         reasons = list(pool.map(reason, records))
@@ -169,78 +203,104 @@ def find_unreadable(
 
 
 def reason_against(path: str, *, max_image_pixels: int = 64_000_000) -> str:
-    """Why one file cannot be used, or an empty string: the same check as :func:`scan`."""
-    return _check(Record(id=path, path=path), max_image_pixels).reason
+    """Why one file cannot be used, or an empty string: the same check as :func:`examine`, but
+    decoded in this process, for whoever has TensorFlow here and a request to answer."""
+    try:
+        data, header = read_image(Path(path))
+    except UnusableError as error:
+        return str(error)
+    return size_reason(header, len(data), max_image_pixels) or _decoded_here(data, header)
 
 
-def _check(record: Record, max_image_pixels: int) -> _Finding:
+def _check(record: Record, max_image_pixels: int, cache: ScanCache) -> Finding:
     if record.path is None:
         text = (record.text or "").encode("utf-8", "surrogatepass")
-        return _Finding(sha256=hashlib.sha256(text).hexdigest())
+        return Finding(sha256=hashlib.sha256(text).hexdigest())
+    path = Path(record.path)
     try:
-        data, kind = _read(Path(record.path))
-        header = read_header(data, kind)
+        status = path.stat()
+        sha256 = cache.sha256_of(record.path, status)
+        known = cache.found_in(sha256) if sha256 else None
+        if sha256 and known:
+            return _finding(sha256, known, status.st_size, max_image_pixels)
+        data, header = read_image(path)
     except OSError as error:
-        return _Finding(reason=_os_reason(error))
-    except UnsupportedError as error:
-        return _Finding(reason=f"unsupported format: {error}")
-    except ValueError as error:
-        return _Finding(reason=str(error))
-    reason = _size_reason(header, len(data), max_image_pixels) or _decode_reason(data, header)
-    if reason:
-        return _Finding(reason=reason)
-    return _Finding(sha256=hashlib.sha256(data).hexdigest(), header=header)
+        return Finding(reason=os_reason(error))
+    except UnusableError as error:
+        return Finding(reason=str(error))
+    too_large = size_reason(header, len(data), max_image_pixels)
+    if too_large:
+        return Finding(reason=too_large, header=header)
+    sha256 = hashlib.sha256(data).hexdigest()
+    known = cache.found_in(sha256)
+    if known is None:
+        known, lasting = _decoded(data, header)
+        if lasting:
+            cache.keep_found(sha256, known)
+    cache.keep_file(record.path, status, sha256)
+    return _finding(sha256, known, len(data), max_image_pixels)
 
 
-def _read(path: Path) -> tuple[bytes, str]:
-    """All bytes of the file and its format; only the head is read when it is no image."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise DamagedError("not a regular file")
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-        if not head:
-            raise DamagedError("empty file")
-        kind = kind_of(head)
-        if kind is None:
-            raise DamagedError(f"not an image: starts with {_start(head)}")
-        if kind not in SUPPORTED:
-            raise UnsupportedError(kind)
-        return head + file.read(), kind
+def _finding(sha256: str, known: Mapping[str, Any], size: int, max_image_pixels: int) -> Finding:
+    """What is known of the contents, judged by the limit of this scan."""
+    header = Header(**known["header"])
+    reason = size_reason(header, size, max_image_pixels) or known["reason"]
+    return Finding(
+        sha256="" if reason else sha256,
+        reason=reason,
+        suspect=known["suspect"],
+        header=header,
+        fingerprint=known["hash"],
+    )
 
 
-def _start(head: bytes) -> str:
-    """How the file begins, as a person would say it: a word of text, or some bytes.
+def _decoded(data: bytes, header: Header) -> tuple[dict[str, Any], bool]:
+    """What decoding gives, and whether it would give the same tomorrow."""
+    workers = decoders.decoders()
+    if header.decoded_bytes > _LARGE_DECODED_BYTES:
+        with _one_large_decode:
+            answer = workers.decode(data)
+    else:
+        answer = workers.decode(data)
+    reason = ""
+    if answer.get("failed") == "damaged":
+        reason = f"truncated or corrupt {header.kind}"
+    elif answer.get("failed") == "memory":
+        reason = f"too large: {header.width}x{header.height} pixels, out of memory"
+    elif answer.get("crashed") == "SIGALRM":
+        reason = f"the decoder did not come to an end with this {header.kind}"
+    elif answer.get("crashed"):
+        reason = f"the decoder crashed ({answer['crashed']}) on this {header.kind}"
+    known = {
+        "header": dataclasses.asdict(header),
+        "reason": reason,
+        "suspect": _complaint(answer.get("said", "")),
+        "hash": answer.get("hash", ""),
+    }
+    return known, not reason or answer.get("failed") == "damaged"
 
-    >>> _start(b"<!DOCTYPE html><html>")
-    "'<!DOCTYPE'"
+
+def _complaint(said: str) -> str:
+    """The first line that the decoder, not the runtime, wrote to stderr.
+
+    >>> _complaint("2026-01-01 I tensorflow\\nCorrupt JPEG data: bad Huffman code\\n")
+    'Corrupt JPEG data: bad Huffman code'
     """
-    word = (head.split() or [head])[0][:20]
-    if all(32 < byte < 127 for byte in word):
-        return repr(word.decode("ascii"))
-    return "bytes " + head[:4].hex(" ")
+    lines = (line.strip() for line in said.splitlines())
+    return printable(next((x for x in lines if x and not _RUNTIME_LINE.match(x)), ""))[:200]
 
 
-def _size_reason(header: Header, file_bytes: int, max_image_pixels: int) -> str:
-    width, height = header.width, header.height
-    if width == 0 or height == 0:
-        return f"truncated or corrupt {header.kind}"
-    if width * height > max_image_pixels:
-        return f"too large: {width}x{height} pixels, limit {max_image_pixels}"
-    need = header.decoded_bytes
-    if file_bytes <= _SMALL_FILE_BYTES and need > _SMALL_FILE_DECODED_BYTES:
-        return (
-            f"too large: {width}x{height} pixels, {need >> 20} MB to decode from {file_bytes} bytes"
-        )
-    return ""
+def _decoded_here(data: bytes, header: Header) -> str:
+    import tensorflow as tf
 
+    from tltf.data.decoding import decode_kind
 
-def _decode_reason(data: bytes, header: Header) -> str:
     try:
         if header.decoded_bytes > _LARGE_DECODED_BYTES:
             with _one_large_decode:
-                _decode(data)
+                decode_kind(tf.constant(data), header.kind)
         else:
-            _decode(data)
+            decode_kind(tf.constant(data), header.kind)
     except tf.errors.InvalidArgumentError:
         return f"truncated or corrupt {header.kind}"
     except tf.errors.ResourceExhaustedError:
@@ -248,12 +308,8 @@ def _decode_reason(data: bytes, header: Header) -> str:
     return ""
 
 
-def _os_reason(error: OSError) -> str:
-    return f"cannot be read: {error.strerror or error}"
-
-
-def _notes(pairs: Sequence[tuple[Record, _Finding]]) -> tuple[str, ...]:
-    seen = [(record, found.header) for record, found in pairs if found.header is not None]
+def _notes(pairs: Sequence[tuple[Record, Finding]]) -> tuple[str, ...]:
+    seen = [(r, found.header) for r, found in pairs if found.header and not found.reason]
     notes = []
     turned = sum(header.orientation != 1 for _, header in seen)
     if turned:
@@ -261,16 +317,17 @@ def _notes(pairs: Sequence[tuple[Record, _Finding]]) -> tuple[str, ...]:
             f"EXIF orientation is ignored everywhere alike; {turned} file(s) carry one;"
             " remedy: rotate the pixels, e.g. with `mogrify -auto-orient`"
         )
-    misnamed = [
-        (record.id, header.kind)
-        for record, header in seen
-        if (extension := Path(str(record.path)).suffix.lower()) in _KNOWN_EXTENSIONS
-        and extension not in _EXTENSIONS[header.kind]
-    ]
+    misnamed = [(r.id, header.kind) for r, header in seen if is_misnamed(r, header)]
     if misnamed:
         name, kind = misnamed[0]
         notes.append(
             f"{len(misnamed)} file(s) have another extension than their content, which counts:"
             f" {printable(name)} is a {kind}"
+        )
+    suspect = [f"{r.id} ({found.suspect})" for r, found in pairs if found.suspect and found.sha256]
+    if suspect:
+        notes.append(
+            f"{len(suspect)} file(s) decode with a complaint, so some of their pixels may be"
+            f" garbage: {printable(named_list(suspect))}"
         )
     return tuple(notes)

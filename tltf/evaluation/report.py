@@ -8,16 +8,11 @@ the name of a class or of a file is shown and never interpreted.
 from __future__ import annotations
 
 import base64
-import functools
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from tltf.errors import printable
+from tltf.evaluation import page
 from tltf.evaluation.intervals import UNBOUNDED
 from tltf.evaluation.plots import History, report_figures
 from tltf.evaluation.summary import HEADLINE, backbone_name, shown, summary
@@ -107,30 +102,7 @@ def write_html(
         # Lines, because printable() would show the line breaks of one text as \n.
         "spec_lines": _pretty(provenance.get("spec")),
     }
-    return _template().render(view)
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters["percent"] = lambda v, digits=1: (
-        "–" if v is None else f"{100 * v:.{digits}f} %"
-    )
-    environment.filters["decimal"] = lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}"
-    environment.filters["shown"] = lambda value, name: shown(name, value)
-    source = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    return environment.from_string(source)
-
-
-def _finalize(value: object) -> object:
-    """Jinja2 calls this on every printed value, before it escapes it."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return page.rendered("report.html", view)
 
 
 def _confusion_width(n_classes: int) -> int:

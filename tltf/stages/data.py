@@ -11,6 +11,7 @@ from tltf.data.manifest import BadInputsError, Excluded, Manifest
 from tltf.errors import MismatchError
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
+from tltf.terminal import counted
 
 Say = Callable[[str], None]
 
@@ -23,7 +24,8 @@ def run_data(spec: TransferSpec, run: RunDir, *, say: Say) -> Manifest:
       DataError, InputMissingError, DownloadError: see :func:`tltf.data.prepare.prepared`.
     """
     try:
-        manifest = prepare.prepared(spec.data, seed=spec.seed)
+        with counted("scan", unit="files") as progress:
+            manifest = prepare.prepared(spec.data, seed=spec.seed, progress=progress)
     except BadInputsError as error:
         _write_excluded(run, error.excluded)
         raise

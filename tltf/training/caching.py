@@ -13,12 +13,12 @@ from absl import logging
 from tltf.data.batches import Batches
 from tltf.errors import StorageError
 from tltf.spec import Phase
+from tltf.terminal import Bar
 from tltf.training import boundary as boundaries
 from tltf.training import features, freezing
 from tltf.training.boundary import Boundary
 from tltf.training.features import FeatureData, FeatureEpochs
 from tltf.training.featurestore import FeatureStore, evict, free_bytes
-from tltf.training.progress import Bar
 
 Say = Callable[[str], None]
 
