@@ -95,6 +95,7 @@ def test_a_crash_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         def decode(self, data: bytes) -> dict:
             return {"crashed": "SIGSEGV"}
 
+    monkeypatch.setenv("TLTF_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(decoders, "decoders", Crashing)
     path = old(tmp_path / "a.png", encoded(Image.fromarray(pixels(77)), "PNG"))
     found = examine(manifest_of(path), max_image_pixels=LIMIT)
