@@ -23,6 +23,7 @@ _PUBLIC = {
     "backbone": "tltf.backbones",
     "Backbone": "tltf.backbones",
     "as_backbone": "tltf.backbones",
+    "SavedModelLayer": "tltf.backbones.hub.layer",
     "head": "tltf.models.heads",
     "classifier": "tltf.models.classifier",
     "enter_phase": "tltf.training.phases",

@@ -25,7 +25,7 @@ HOUSE = Path(tltf.__file__).parent
 # attribute -> the modules that use it
 SEAMS = {
     "_flags": {"cli.app"},
-    "_flatten_layers": {"training.environment", "training.freezing"},
+    "_flatten_layers": {"backbones.hub.layer", "training.environment", "training.freezing"},
     "_keras_history": {"backbones.network", "training.boundary"},
     "_keras_mask": {"backbones.network"},
     "_nodes_by_depth": {"training.boundary", "training.features"},

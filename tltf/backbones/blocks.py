@@ -147,6 +147,23 @@ def family_of(model_name: str, layers: Sequence[LayerFacts]) -> str:
     return family if len(found) >= 2 else ""
 
 
+def recognised(layers: Sequence[LayerFacts]) -> str:
+    """The family whose names all layers with a kernel have, for a network without a name.
+
+    At least four blocks must be found: ``conv_1`` and ``conv_2`` alone prove nothing.
+
+    >>> names = ["Conv1", "block_1_expand", "block_2_expand", "Conv_1"]
+    >>> recognised([LayerFacts(name, "Conv2D", True) for name in names])
+    'mobilenet_v2'
+    """
+    kernels = [layer for layer in layers if layer.kernel]
+    for family, rule in RULES.items():
+        found = _by_rule(kernels, rule)
+        if all(found) and len(set(found)) >= 4:
+            return family
+    return ""
+
+
 def _by_rule(layers: Sequence[LayerFacts], rule: Rule) -> list[str | None]:
     """Block names by the family's patterns; None where no pattern matches."""
     found: list[str | None] = []

@@ -128,7 +128,7 @@ def fetch(
     return str(target)
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """Why a download failed, in two or three words; the cause is chained."""
 
 
@@ -137,12 +137,12 @@ def _download(target: Path, origin: str, expected: str) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     logging.info("downloading %s", origin)
     try:
-        with _connect(origin) as response:
+        with connect(origin) as response:
             _copy(response, part)
         if not _intact(part, expected):
-            raise _Unreachable("wrong hash")
+            raise Unreachable("wrong hash")
         part.replace(target)
-    except _Unreachable as error:
+    except Unreachable as error:
         digest = f" {_algorithm(expected)} {expected}" if expected else ""
         # some files have another name in the cache than in their URL
         name = "" if origin.endswith(f"/{target.name}") else f" as {target.name}"
@@ -155,27 +155,31 @@ def _download(target: Path, origin: str, expected: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _connect(origin: str) -> Any:
-    """The open HTTP response, within :data:`CONNECT_SECONDS`."""
-    if not origin.startswith("https://"):
-        raise _Unreachable("not https")
+def connect(origin: str, *, schemes: tuple[str, ...] = ("https://",)) -> Any:
+    """The open HTTP response, within :data:`CONNECT_SECONDS`.
+
+    Raises:
+      Unreachable: in two or three words why.
+    """
+    if not origin.startswith(schemes):
+        raise Unreachable("not https")
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def connect() -> None:
+    def ask() -> None:
         try:
             answer.put(urllib.request.urlopen(origin, timeout=CONNECT_SECONDS))
         except Exception as error:  # handed to the caller, who is waiting
             answer.put(error)
 
-    threading.Thread(target=connect, daemon=True).start()
+    threading.Thread(target=ask, daemon=True).start()
     try:
         response = answer.get(timeout=CONNECT_SECONDS)
     except queue.Empty:
-        raise _Unreachable("no answer") from None
+        raise Unreachable("no answer") from None
     if isinstance(response, urllib.error.HTTPError):
-        raise _Unreachable(f"HTTP {response.code}") from response
+        raise Unreachable(f"HTTP {response.code}") from response
     if isinstance(response, Exception):
-        raise _Unreachable("no network") from response
+        raise Unreachable("no network") from response
     return response
 
 
@@ -188,14 +192,14 @@ def _copy(response: Any, part: Path) -> None:
             try:
                 chunk = response.read(_CHUNK)
             except (OSError, http.client.HTTPException) as error:
-                raise _Unreachable("cut short") from error
+                raise Unreachable("cut short") from error
             if not chunk:
                 break
             size += file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
     if length is not None and size != int(length):
-        raise _Unreachable("cut short")
+        raise Unreachable("cut short")
 
 
 def _algorithm(digest: str) -> str:

@@ -1,0 +1,1 @@
+"""Reusable SavedModels (TF Hub, Kaggle Models, own): handles, the layer, the backbones."""
