@@ -40,6 +40,8 @@ def test_options() -> None:
     assert lookup("mlp:units=64").options == {"units": 64}
     assert lookup("VGG16").options == {}
     assert lookup("file:runs/a:b").path == "runs/a:b"
+    assert lookup("bert:a/b:c").path == "a/b:c"
+    assert (lookup("minilm").kind, lookup("hf:x/y").kind) == ("minilm", "hf")
 
 
 @pytest.mark.parametrize(
@@ -56,10 +58,10 @@ def test_options() -> None:
         ("mlp:units=1.5", "expected a positive int"),
         ("MobileNetV3Small:minimalistic=1", "expected true or false"),
         ("hub:a/b", "hub:<url or folder> are not available in this version"),
-        ("bert:dir", "bert:<folder> are not available"),
-        ("hf:x", "hf:<name> are not available"),
-        ("vectors:x", "vectors:<file> are not available"),
-        ("minilm", "minilm are not available"),
+        ("bert:", "bert: names nothing"),
+        ("hf:", "hf: names nothing"),
+        ("vectors:", "vectors: names nothing"),
+        ("minilm:x", "unknown backbone 'minilm'"),
     ],
 )
 def test_bad_names(name: str, message: str) -> None:

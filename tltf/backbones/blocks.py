@@ -102,6 +102,9 @@ RULES: Mapping[str, Rule] = {
     ),
     "small_cnn": Rule(patterns=((r"(block\d+)_", r"\1"),)),
     "mlp": Rule(patterns=((r"(dense)", r"\1"),)),
+    # the pooler belongs to the last layer
+    "bert": Rule(patterns=((r"(embeddings|layer_\d+)", r"\1"),)),
+    "vectors": Rule(patterns=((r"(embeddings)", r"\1"),)),
 }
 
 _PREFIX = re.compile(r"([A-Za-z]+_?\d+[a-z]?)_")

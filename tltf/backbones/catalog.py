@@ -64,11 +64,11 @@ class Choice:
     """What a name asks for.
 
     Attributes:
-      kind: ``applications``, ``scratch`` or ``file``.
+      kind: ``applications``, ``scratch``, ``file``, or one of :data:`TEXT_KINDS`.
       text: the name as it was given.
-      entry: the row of the table; None for ``file``.
+      entry: the row of the table; None for ``file`` and for texts.
       options: parsed options, only those that were given.
-      path: the run folder of ``file:``.
+      path: what follows the colon of ``file:``, ``bert:``, ``hf:`` and ``vectors:``.
     """
 
     kind: str
@@ -165,11 +165,10 @@ TABLE: Mapping[str, Entry] = {
 # Forms of DESIGN 4.1 that a later version builds; each is refused by name until then.
 _NOT_YET = {
     "hub": "hub:<url or folder>",
-    "bert": "bert:<folder>",
-    "hf": "hf:<name>",
-    "vectors": "vectors:<file>",
-    "minilm": "minilm",
 }
+
+TEXT_KINDS = ("minilm", "bert", "hf", "vectors")
+_TEXT_FORMS = {"bert": "bert:<folder>", "hf": "hf:<name>", "vectors": "vectors:<file>"}
 
 
 def names() -> tuple[str, ...]:
@@ -204,6 +203,16 @@ def lookup(name: str) -> Choice:
                 "file: names no folder", where="--backbone", next_action="pass file:<run folder>"
             )
         return Choice(kind="file", text=name, path=rest)
+    if name == "minilm":
+        return Choice(kind="minilm", text=name)
+    if base in _TEXT_FORMS:
+        if not rest:
+            raise ArgumentError(
+                f"{base}: names nothing",
+                where="--backbone",
+                next_action=f"pass {_TEXT_FORMS[base]}",
+            )
+        return Choice(kind=base, text=name, path=rest)
     if base in _NOT_YET:
         raise ArgumentError(
             f"backbones of the form {_NOT_YET[base]} are not available in this version",
@@ -214,7 +223,8 @@ def lookup(name: str) -> Choice:
         raise ArgumentError(
             f"unknown backbone {base!r}{nearest(base, TABLE)}",
             where="--backbone",
-            next_action=f"use one of {named_list(names(), most=3)}, or file:<run folder>",
+            next_action=f"use one of {named_list(names(), most=3)}, minilm, bert:<folder>, or"
+            " file:<run folder>",
         )
     entry = TABLE[base]
     return Choice(

@@ -17,6 +17,8 @@ import keras
 
 from tltf.backbones import blocks
 from tltf.backbones.layers import Features
+from tltf.backbones.tokens import tokens_layer
+from tltf.data.wordpiece import WordPiece
 from tltf.errors import ArgumentError
 
 
@@ -83,6 +85,12 @@ class Backbone(keras.Model):
     def family(self) -> str:
         """The key of the rule that names the blocks, empty for the general rule."""
         return _maker(self.outputs).family
+
+    @property
+    def tokenizer(self) -> WordPiece | None:
+        """From strings to the token ids that the network reads; None for images."""
+        layer = tokens_layer(self)
+        return layer.tokenizer if layer is not None else None
 
     @property
     def blocks(self) -> dict[str, list[keras.layers.Layer]]:
