@@ -27,8 +27,9 @@ def backbone(
 
     Args:
       name: one of :func:`names`, with options after a colon (``MobileNetV2:alpha=0.35``), or
-        ``file:<run folder>`` for a backbone that tltf trained. For texts ``minilm``,
-        ``bert:<folder>``, ``hf:<name>`` or ``vectors:<file>``.
+        ``file:<run folder>`` for a backbone that tltf trained, or ``hub:<folder or URL>`` for a
+        SavedModel, which is code and is loaded because it is named here. For texts also
+        ``minilm``, ``bert:<folder>``, ``hf:<name>`` or ``vectors:<file>``.
       weights: ``imagenet``, ``none`` for random ones, or the path of a ``.h5``, ``.weights.h5``
         or ``.keras`` file. ``file:`` and texts bring their own, unless this is ``none``.
       input_size: input side in pixels; None for the side that the weights were trained at.
@@ -56,6 +57,10 @@ def backbone(
         from tltf.backbones import runfile
 
         return runfile.load(choice.path, weights=weights, input_size=input_size)
+    if choice.kind == "hub":
+        from tltf.backbones.hub import build as hub
+
+        return hub.build(choice, weights=weights, input_size=input_size)
     if choice.kind == "scratch":
         from tltf.backbones import scratch
 

@@ -64,11 +64,12 @@ class Choice:
     """What a name asks for.
 
     Attributes:
-      kind: ``applications``, ``scratch``, ``file``, or one of :data:`TEXT_KINDS`.
+      kind: ``applications``, ``scratch``, ``file``, ``hub``, or one of :data:`TEXT_KINDS`.
       text: the name as it was given.
       entry: the row of the table; None for ``file`` and for texts.
       options: parsed options, only those that were given.
-      path: what follows the colon of ``file:``, ``bert:``, ``hf:`` and ``vectors:``.
+      path: what follows the colon of ``file:``, ``hub:``, ``bert:``, ``hf:`` and ``vectors:``.
+      output: which output of a ``hub:`` module, empty for the one meant for transfer.
     """
 
     kind: str
@@ -76,6 +77,7 @@ class Choice:
     entry: Entry | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     path: str = ""
+    output: str = ""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -162,11 +164,6 @@ TABLE: Mapping[str, Entry] = {
     for name, family, size, params, channels in _ROWS
 }
 
-# Forms of DESIGN 4.1 that a later version builds; each is refused by name until then.
-_NOT_YET = {
-    "hub": "hub:<url or folder>",
-}
-
 TEXT_KINDS = ("minilm", "bert", "hf", "vectors")
 _TEXT_FORMS = {"bert": "bert:<folder>", "hf": "hf:<name>", "vectors": "vectors:<file>"}
 
@@ -186,11 +183,11 @@ def lookup(name: str) -> Choice:
 
     Args:
       name: a name of the table, with options after a colon if the model takes any
-        (``MobileNetV2:alpha=0.35``), or ``file:<run folder>``.
+        (``MobileNetV2:alpha=0.35``), ``file:<run folder>``, or ``hub:<folder or URL>`` with an
+        output's name after ``#`` if it has several.
 
     Raises:
-      ArgumentError: an unknown name or option (the nearest is named), a value out of range, or a
-        kind of backbone that this version does not build.
+      ArgumentError: an unknown name or option (the nearest is named), or a value out of range.
       InputMissingError: ``file:`` without a folder.
 
     >>> lookup("MobileNetV2:alpha=0.35").options["alpha"]
@@ -213,18 +210,21 @@ def lookup(name: str) -> Choice:
                 next_action=f"pass {_TEXT_FORMS[base]}",
             )
         return Choice(kind=base, text=name, path=rest)
-    if base in _NOT_YET:
-        raise ArgumentError(
-            f"backbones of the form {_NOT_YET[base]} are not available in this version",
-            where=f"--backbone={name}",
-            next_action="use an image backbone, for example MobileNetV2",
-        )
+    if base == "hub":
+        handle, _, output = rest.partition("#")
+        if not handle:
+            raise ArgumentError(
+                "hub: names no module",
+                where="--backbone",
+                next_action="pass hub:<folder>, hub:<file>.tar.gz or hub:<https URL>",
+            )
+        return Choice(kind="hub", text=name, path=handle, output=output)
     if base not in TABLE:
         raise ArgumentError(
             f"unknown backbone {base!r}{nearest(base, TABLE)}",
             where="--backbone",
-            next_action=f"use one of {named_list(names(), most=3)}, minilm, bert:<folder>, or"
-            " file:<run folder>",
+            next_action=f"use one of {named_list(names(), most=3)}, minilm, bert:<folder>,"
+            " hub:<URL>, or file:<run folder>",
         )
     entry = TABLE[base]
     return Choice(

@@ -8,7 +8,7 @@ import keras
 
 from tltf.errors import ArgumentError
 
-MODES = ("caffe", "tf", "torch", "unit")
+MODES = ("caffe", "tf", "torch", "unit", "bytes")
 
 
 @keras.saving.register_keras_serializable(package="tltf")
@@ -17,7 +17,8 @@ class Preprocess(keras.layers.Layer):
 
     Half precision here would cost the low bits of every pixel before the first convolution sees
     them. ``caffe`` (BGR minus the mean), ``tf`` ([-1, 1]) and ``torch`` (standardised) are
-    ``keras.applications.imagenet_utils.preprocess_input``; ``unit`` is x / 255.
+    ``keras.applications.imagenet_utils.preprocess_input``; ``unit`` is x / 255, and ``bytes``
+    rounds to uint8.
 
     Args:
       mode: one of :data:`MODES`.
@@ -26,7 +27,7 @@ class Preprocess(keras.layers.Layer):
       images: ``[B, H, W, 3]``, RGB in [0, 255], any number type.
 
     Returns:
-      float32 of the same shape.
+      float32 of the same shape, or uint8 for ``bytes``.
 
     Raises:
       ArgumentError: another mode.
@@ -48,6 +49,8 @@ class Preprocess(keras.layers.Layer):
         images = keras.ops.cast(images, "float32")
         if self.mode == "unit":
             return images / 255.0
+        if self.mode == "bytes":
+            return keras.ops.cast(keras.ops.clip(keras.ops.round(images), 0, 255), "uint8")
         return keras.applications.imagenet_utils.preprocess_input(
             images, data_format="channels_last", mode=self.mode
         )

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from tltf.backbones import blocks
+from tltf.backbones.hub.layer import SavedModelLayer
 from tltf.backbones.layers import Features
 from tltf.backbones.tokens import tokens_layer
 from tltf.data.wordpiece import WordPiece
@@ -94,12 +95,26 @@ class Backbone(keras.Model):
 
     @property
     def blocks(self) -> dict[str, list[keras.layers.Layer]]:
-        """Block names to layers, bottom to top; every layer stands in exactly one block."""
+        """Block names to layers, bottom to top; every layer stands in exactly one block.
+
+        The blocks of a SavedModel are those of its parts, which the layers around it join.
+        """
+        module = next((x for x in self.layers if isinstance(x, SavedModelLayer)), None)
+        if module is not None and module.parts:
+            return _around(module, self.layers)
         found: dict[str, list[keras.layers.Layer]] = {}
         names = blocks.assign(_facts(self.layers), self.family)
         for name, layer in zip(names, self.layers, strict=True):
             found.setdefault(name, []).append(layer)
         return found
+
+
+def _around(module: SavedModelLayer, layers: list[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {name: list(parts) for name, parts in module.blocks.items()}
+    names, at = list(found), layers.index(module)
+    found[names[0]][:0] = layers[:at]
+    found[names[-1]] += layers[at + 1 :]
+    return found
 
 
 def as_backbone(model: keras.Model, *, input_size: int | None = None) -> Backbone:

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 
 from tltf import storage, variables
+from tltf.backbones.hub.layer import check_at_hand, trusting
 from tltf.backbones.network import Backbone
 from tltf.errors import ArgumentError, DataError, InputMissingError
 
@@ -55,9 +56,11 @@ def _architecture(path: Path) -> Backbone:
             next_action="pass the --workdir of a finished `tltf pretrain` or `tltf train`",
         )
     try:
-        model = keras.models.model_from_json(path.read_text("utf-8"))
+        with trusting():
+            model = keras.models.model_from_json(path.read_text("utf-8"))
     except Exception as error:  # Keras raises many kinds for one cause: the file is not right
         raise DataError(f"cannot read the backbone: {error}", where=path) from error
     if not isinstance(model, Backbone):
         raise DataError(f"the file holds a {type(model).__name__}, not a Backbone", where=path)
+    check_at_hand(model)
     return model

@@ -16,6 +16,8 @@ flags.DEFINE_string("run", None, "The run folder of a training.", flag_values=FL
 flags.DEFINE_string("to", None, "Folder of versions; the new one is max + 1.", flag_values=FLAGS)
 flags.DEFINE_string("assert_metric", None, "Exit 79 and publish nothing unless it holds, for"
                     " example accuracy>=0.9.", flag_values=FLAGS)  # fmt: skip
+flags.DEFINE_bool("reusable", False, "Publish the backbone as a reusable SavedModel, for hub:,"
+                  " tltf.SavedModelLayer and TF Hub's own layer.", flag_values=FLAGS)  # fmt: skip
 
 
 def run(values: flags.FlagValues) -> None:
@@ -24,8 +26,11 @@ def run(values: flags.FlagValues) -> None:
     folder = rundir.existing(values["run"].value)
     rundir.check_writable(Path(values["to"].value))
     import_tensorflow()
-    from tltf.stages.exporting import export_run
+    from tltf.stages.exporting import export_reusable_run, export_run
 
+    if values["reusable"].value:
+        print(f"module: {export_reusable_run(folder, Path(values['to'].value), gate=gate)}")
+        return
     published = export_run(folder, Path(values["to"].value), gate=gate)
     print(f"servable: {published}")
 
@@ -34,7 +39,8 @@ PROGRAM = Program(
     name="tltf export",
     about="""publishes the model of a run as a SavedModel, after trying it in a fresh process.
 
-  tltf export --run=RUN --to=SERVABLE""",
+  tltf export --run=RUN --to=SERVABLE
+  tltf export --run=RUN --to=MODULE --reusable      then --backbone=hub:MODULE/1""",
     flag_values=FLAGS,
     run=run,
 )

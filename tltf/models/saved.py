@@ -12,6 +12,7 @@ import keras
 
 from tltf import storage, variables
 from tltf.backbones import weights
+from tltf.backbones.hub.layer import check_at_hand, trusting
 from tltf.backbones.runfile import ARCHITECTURE as BACKBONE
 from tltf.backbones.runfile import PREFIX, WEIGHTS
 from tltf.errors import InputMissingError
@@ -53,7 +54,9 @@ def load_model(folder: Path) -> keras.Model:
         )
     tensors, _ = storage.read_tensors(folder / WEIGHTS)
     storage.check_finite(tensors, where=folder / WEIGHTS)
-    model = keras.models.model_from_json(architecture.read_text("utf-8"))
+    with trusting():
+        model = keras.models.model_from_json(architecture.read_text("utf-8"))
+    check_at_hand(model)
     backbone, rest = _parts(model)
     held = [*(backbone.variables if backbone else []), *rest]
     variables.assign(held, list(tensors.values()), where=folder)

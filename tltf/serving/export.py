@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from tltf import storage
+from tltf.backbones.hub.layer import restored_objects
 from tltf.errors import ArgumentError, printable
 from tltf.rundir import check_writable
 from tltf.serving import parity, publish
@@ -75,7 +76,7 @@ def export(
     check_writable(folder, flag="to")
     temporary = storage.sibling(folder / "version")
     try:
-        _write(temporary, signatures, decision, spec_json)
+        _write(temporary, signatures, decision, spec_json, kept=restored_objects(model))
         _write_sample(temporary, examples)
         parity.check(temporary, signatures, examples=[Path(e) for e in examples], image_size=side)
         return publish.commit(temporary, folder)
@@ -83,10 +84,19 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(folder: Path, signatures: dict[str, Any], decision: Decision, spec_json: str) -> None:
+def _write(
+    folder: Path,
+    signatures: dict[str, Any],
+    decision: Decision,
+    spec_json: str,
+    *,
+    kept: Sequence[Any],
+) -> None:
     # The model itself is not tracked: its variables are found through the functions, and
     # tracking it would store every weight twice (FACTS 3.2).
     archive = keras.export.ExportArchive()
+    for restored in kept:
+        archive.track(restored)
     for name, function in signatures.items():
         archive.add_endpoint(name, function)
     archive.write_out(str(folder), verbose=False)

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from tltf import storage, trained
 from tltf.data.manifest import Manifest
+from tltf.errors import ArgumentError
 from tltf.evaluation.gate import Gate
+from tltf.models.classifier import backbone_of
 from tltf.rundir import RunDir
 from tltf.serving.export import export
+from tltf.serving.reusable import export_reusable
 from tltf.spec import TransferSpec
 from tltf.trained import Trained
 
@@ -35,6 +38,24 @@ def export_run(run: RunDir, to: Path, *, gate: Gate | None = None) -> Path:
         gate.check(storage.read_json(run.report / "report.json"), kept=run.path)
     manifest = Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
     return publish_trained(model, run.read_spec(), manifest, to)
+
+
+def export_reusable_run(run: RunDir, to: Path, *, gate: Gate | None = None) -> Path:
+    """Publishes the backbone of a trained run as a reusable module below ``to``.
+
+    Raises:
+      InputMissingError: the run has no trained model or no report yet.
+      ArgumentError: its model has no backbone of images.
+      GateError: the run's report does not meet the gate; nothing is published.
+    """
+    model = trained.load(run.weights).model
+    if gate is not None:
+        gate.check(storage.read_json(run.report / "report.json"), kept=run.path)
+    backbone = backbone_of(model)
+    if backbone is None:
+        raise ArgumentError("the model has no backbone", where="--reusable")
+    pooling = run.read_spec().head.pooling
+    return export_reusable(backbone, to=to, pooling="avg" if pooling == "flatten" else pooling)
 
 
 def publish_trained(model: Trained, spec: TransferSpec, manifest: Manifest, to: Path) -> Path:

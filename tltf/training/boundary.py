@@ -69,6 +69,8 @@ def split(model: keras.Model) -> Boundary | None:
     if not crossing or any(tensor is t for tensor in crossing for t in backbone.inputs):
         return None
     prefix = keras.Model(backbone.input, crossing, name="prefix")
+    if not prefix.weights:
+        return None  # only preprocessing: as many numbers as the images themselves
     inputs = [keras.Input(t.shape[1:], dtype=t.dtype) for t in crossing]
     upper = Backbone(crossing, backbone.outputs[0], name="upper")
     tail = keras.Model(inputs, head(upper(inputs)), name="tail")

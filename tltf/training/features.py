@@ -24,7 +24,8 @@ from tltf.training.featurestore import FeatureStore, Key, prefix_digest
 PLAIN = "plain"
 EXTRACT_BATCH = 32
 # Of a layer's configuration, what does not change what it computes.
-_NO_EFFECT = {"name", "trainable", "registered_name", "batch_shape", "seed"}
+# A SavedModel's place and flags are such too; its SHA-256, in its configuration, is not.
+_NO_EFFECT = {"name", "trainable", "registered_name", "batch_shape", "seed", "handle", "trains"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import keras
 
+from tltf.backbones.hub.layer import SavedModelLayer
+from tltf.backbones.hub.parts import ModulePart
 from tltf.backbones.network import as_backbone
 from tltf.errors import ArgumentError, TrainabilityError, named_list
 from tltf.models.classifier import backbone_of
@@ -64,11 +66,13 @@ def set_trainable(model: keras.Model, unfreeze: str, *, batch_norm: str = "froze
     wanted = {id(leaf) for layer in chosen for leaf in leaves(layer)}
     _reset(model)
     for leaf in leaves(model):
-        fixed_norm = batch_norm == "frozen" and isinstance(leaf, keras.layers.BatchNormalization)
+        fixed_norm = batch_norm == "frozen" and is_batch_norm(leaf)
         leaf.trainable = id(leaf) not in body or (id(leaf) in wanted and not fixed_norm)
     if not wanted:
         for container in _containers_of(model, body):
             container.trainable = False
+    if batch_norm == "adapt" and wanted:
+        _check_modules(model, unfreeze)
     found = _checked(model, blocks, wanted)
     if chosen and not found.blocks:
         why = "it holds only BatchNorm, which batch_norm='frozen' keeps fixed"
@@ -135,14 +139,34 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [sub for sub in layer._flatten_layers(include_self=False, recursive=False)]
 
 
+def is_batch_norm(layer: keras.layers.Layer) -> bool:
+    """A BatchNorm layer, or the variables of one in a SavedModel."""
+    return isinstance(layer, keras.layers.BatchNormalization) or (
+        isinstance(layer, ModulePart) and layer.is_batch_norm
+    )
+
+
 def norm_statistics(layers: Iterable[keras.layers.Layer]) -> list[keras.Variable]:
     """Moving mean and variance of the BatchNorm layers that are in training mode."""
     return [
         variable
         for layer in layers
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        if is_batch_norm(layer) and layer.trainable
         for variable in layer.non_trainable_variables
     ]
+
+
+def _check_modules(model: keras.Model, unfreeze: str) -> None:
+    """A SavedModel has one switch for all its statistics."""
+    # seam: Layer._flatten_layers
+    for layer in model._flatten_layers():
+        if isinstance(layer, SavedModelLayer) and not layer.whole:
+            raise ArgumentError(
+                f"batch_norm='adapt' with unfreeze={unfreeze!r}: a SavedModel's statistics move"
+                " only when all of it trains",
+                where="--batch_norm",
+                next_action="use --unfreeze=all, or batch_norm='frozen'",
+            )
 
 
 def _by_pattern(blocks: Blocks, pattern: str) -> list[keras.layers.Layer]:

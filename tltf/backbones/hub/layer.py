@@ -308,3 +308,10 @@ def _loaded(
 def _in_safe_mode() -> bool:
     module = sys.modules[keras.saving.deserialize_keras_object.__module__]
     return bool(module.in_safe_mode())
+
+
+def restored_objects(model: keras.Model) -> list[Any]:
+    """The restored objects of a model's SavedModels, for an export to keep their tables."""
+    # seam: Layer._flatten_layers
+    layers = [x for x in model._flatten_layers() if isinstance(x, SavedModelLayer)]
+    return [layer.restored for layer in layers if layer.module is not None]
