@@ -62,7 +62,7 @@ def vision(folder: Path, *, side: int | None = SIDE) -> Path:
 class Encoder(tf.Module):
     """The signature of TF Hub's BERT encoders, with one layer."""
 
-    def __init__(self, vocabulary: Path) -> None:
+    def __init__(self, vocabulary: Path | None) -> None:
         super().__init__()
         normal = np.random.default_rng(1).normal
         with tf.name_scope("word_embeddings"):
@@ -73,8 +73,9 @@ class Encoder(tf.Module):
             self.kernel = _variable(normal(0, 0.5, (WIDTH, WIDTH)), "kernel")
         with tf.name_scope("pooler_transform"):
             self.pooler = _variable(normal(0, 0.5, (WIDTH, WIDTH)), "kernel")
-        self.vocab_file = tf.saved_model.Asset(str(vocabulary))
-        self.do_lower_case = tf.Variable(True, trainable=False)
+        if vocabulary is not None:
+            self.vocab_file = tf.saved_model.Asset(str(vocabulary))
+            self.do_lower_case = tf.Variable(True, trainable=False)
 
     @tf.function
     def __call__(self, inputs: dict[str, tf.Tensor], training: bool = False) -> Any:
@@ -92,12 +93,12 @@ KEYS = ("input_word_ids", "input_mask", "input_type_ids")
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "the", "##s")
 
 
-def encoder(folder: Path) -> Path:
+def encoder(folder: Path, *, length: int | None = None, vocabulary: bool = True) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    vocabulary = folder.parent / "vocab.txt"
-    vocabulary.write_text("".join(f"{word}\n" for word in VOCABULARY), "utf-8")
-    module = Encoder(vocabulary)
-    specs = {key: tf.TensorSpec((None, None), tf.int32, name=key) for key in KEYS}
+    words = folder.parent / "vocab.txt"
+    words.write_text("".join(f"{word}\n" for word in VOCABULARY), "utf-8")
+    module = Encoder(words if vocabulary else None)
+    specs = {key: tf.TensorSpec((None, length), tf.int32, name=key) for key in KEYS}
     for training in (False, True):
         module.__call__.get_concrete_function(specs, training=training)
     return save(module, folder)

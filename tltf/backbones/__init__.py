@@ -60,7 +60,7 @@ def backbone(
     if choice.kind == "hub":
         from tltf.backbones.hub import build as hub
 
-        return hub.build(choice, weights=weights, input_size=input_size)
+        return hub.build(choice, weights=weights, input_size=input_size, pooling=pooling)
     if choice.kind == "scratch":
         from tltf.backbones import scratch
 

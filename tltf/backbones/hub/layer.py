@@ -100,7 +100,7 @@ class SavedModelLayer(keras.layers.Layer):
         # the module computes in the dtypes that it was traced with, under every policy
         super().__init__(name=name, dtype="float32", autocast=False)
         self._convert_input_args = False
-        self.handle, self.sha256 = found.handle, found.sha256
+        self.handle, self.folder, self.sha256 = found.handle, found.folder, found.sha256
         self.output_key, self.signature = output_key, signature
         self.module: RestoredModule | None = None
         self._gives = recorded["gives"] if recorded else None
