@@ -37,6 +37,7 @@ _PUBLIC = {
     "evaluate": "tltf.evaluation.evaluate",
     "compare": "tltf.evaluation.verdict",
     "export": "tltf.serving.export",
+    "PublishBest": "tltf.serving.publish_best",
     "load": "tltf.trained",
 }
 

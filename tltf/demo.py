@@ -115,11 +115,11 @@ def ask(story: Story) -> dict[str, Any]:
     """One unseen image through the published servable, as a client would send it."""
     opened = open_servable(story.servable)
     data = Path(story.example.path or "").read_bytes()
-    found = opened.answer(image_bytes=tf.constant([data]))
+    found = opened.answer([data])
     return {
         "truth": story.example.label,
-        "label": found["label"].numpy()[0].decode(),
-        "probability": float(found["confidence"].numpy()[0]),
+        "label": found["label"][0].decode(),
+        "probability": float(found["confidence"][0]),
         "picture": _picture(data),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from tltf.evaluation.rejection import DecisionRule
 from tltf.models import saved
 from tltf.models.classifier import feature_model
 from tltf.rundir import RunDir
-from tltf.serving import signatures
-from tltf.serving.predicting import Opened, open_servable
-from tltf.serving.signatures import Decision
+from tltf.serving.decision import Decision
+from tltf.serving.intake import ImageIntake, Intake
+from tltf.serving.predicting import Opened, as_arrays, open_servable
+from tltf.serving.signatures import Signatures, signatures
 
 DECISION = "decision.json"
 
@@ -80,10 +81,14 @@ class Trained:
         """Pooled features float32 ``[n, D]`` in the order of the records."""
         return _outputs(feature_model(self.model), data)
 
-    def answer(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-        """The function behind the servable's ``serving_default``, without exporting."""
-        found = signatures.functions(self.model, self.decision, image_size=self.image_size)
-        return found["serving_default"]
+    @property
+    def intake(self) -> Intake:
+        """How a servable of this model reads requests."""
+        return ImageIntake(image_size=self.image_size)
+
+    def signatures(self) -> Signatures:
+        """The functions of its servable, without exporting."""
+        return signatures(self.model, self.decision, intake=self.intake)
 
 
 def load(folder: Path) -> Trained:
@@ -115,7 +120,14 @@ def opened_model(path: Path) -> Opened:
     if not (path / "spec.json").is_file():
         return open_servable(path)
     run = load(RunDir(path).weights)
-    return Opened(run.answer(), run.classes, run.task)
+    served = run.signatures()
+    serving_default = served.functions["serving_default"]
+    return Opened(
+        lambda rows: as_arrays(serving_default(tf.constant(list(rows)))),
+        run.classes,
+        run.task,
+        served.intake.key,
+    )
 
 
 def check_classes(known: Sequence[str], found: Sequence[str], *, where: object) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import threading
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,9 +16,9 @@ from PIL import Image
 
 import tltf
 from tltf.errors import ArgumentError, DataError, InputMissingError, OutputError
-from tltf.serving import export as export_module
-from tltf.serving import parity, publish
+from tltf.serving import candidate, elsewhere
 from tltf.serving.predicting import open_servable
+from tltf.serving.signatures import Signatures, signatures
 
 LABELS = ("cat", "dog")
 
@@ -64,10 +61,12 @@ def test_a_servable_for_anybodys_model(tmp_path: Path) -> None:
     assert sent == examples[0].read_bytes()
     opened = open_servable(tmp_path / "served")
     assert opened.classes == LABELS
-    answer = opened.answer(image_bytes=tf.constant([sent]))
+    answer = opened.answer([sent])
     probabilities = tf.nn.softmax(model(resized(sent), training=False) / 1.5)
     np.testing.assert_allclose(answer["probabilities"], probabilities, atol=1e-6)
-    assert list(tf.saved_model.load(str(folder)).signatures) == ["serving_default", "predict"]
+    found = set(tf.saved_model.load(str(folder)).signatures)
+    assert found == {"serving_default", "predict", "classify"}
+    assert (folder / "assets" / "labels.txt").read_text() == "cat\ndog\n"
 
 
 def resized(data: bytes) -> tf.Tensor:
@@ -76,51 +75,33 @@ def resized(data: bytes) -> tf.Tensor:
     return decoding.resize(decoding.decode(tf.constant(data)), tiny.SIDE)[None]
 
 
-class Sabotage:
-    """What is written is not what was asked for."""
+def test_another_answer_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever means the file differs from the model: here it holds another network."""
+    original = candidate.write_saved_model
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-        original = export_module._write
+    def write(folder: Path, live: Signatures, **kept: str) -> None:
+        other = signatures(tiny.classifier(norm=False), live.decision, intake=live.intake)
+        original(folder, other, **kept)
 
-        def write(folder: Path, live: Any, decision: Any, spec_json: str) -> None:
-            changed = export_module.Decision(
-                **{"task": decision.task, "classes": decision.classes, **changes}
-            )
-            model = tiny.classifier(norm=False)
-            original(
-                folder,
-                export_module.functions(model, changed, image_size=tiny.SIDE),
-                changed,
-                spec_json,
-            )
-
-        monkeypatch.setattr(export_module, "_write", write)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"temperature": 9.0}, "probabilities by|confidence by|accepted"),
-        ({"classes": LABELS[::-1]}, "label"),
-    ],
-)
-def test_another_answer_is_not_published(
-    changes: dict[str, Any], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Sabotage(monkeypatch, **changes)
-    keras.utils.set_random_seed(0)
-    model = tiny.classifier(norm=False)
-    with pytest.raises(DataError, match=f"answers differently: .*({text})") as error:
+    monkeypatch.setattr(candidate, "write_saved_model", write)
+    model = tiny.classifier()
+    model.layers[-1].layers[-1].bias.assign([0.0, 40.0])
+    with pytest.raises(DataError, match="answers differently: ") as error:
         tltf.export(model, labels=LABELS, to=tmp_path / "served")
-    assert error.value.kept == "nothing was published"
-    assert list((tmp_path / "served").iterdir()) == []
+    kept = tmp_path / "served" / ".mismatch"
+    assert error.value.kept == f"nothing was published; inputs and both outputs in {kept}"
+    assert [item.name for item in (tmp_path / "served").iterdir()] == [".mismatch"]
+    assert {"expected.npz", "first_call.npz", "C++_loader.npz"} <= {x.name for x in kept.iterdir()}
+    monkeypatch.undo()
+    tltf.export(model, labels=LABELS, to=tmp_path / "served")
+    assert [item.name for item in (tmp_path / "served").iterdir()] == ["1"]
 
 
 def test_a_servable_that_cannot_be_loaded_is_not_published(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"nothing")
     with pytest.raises(DataError, match="cannot be used in a fresh process"):
-        parity.fresh_answers(tmp_path / "broken", [b""])
+        elsewhere.answers_elsewhere(tmp_path / "broken", "image_bytes", [b""])
 
 
 def test_arguments(tmp_path: Path) -> None:
@@ -132,43 +113,8 @@ def test_arguments(tmp_path: Path) -> None:
     free = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalMaxPooling2D()])
     with pytest.raises(ArgumentError, match="the model takes any size"):
         tltf.export(free, labels="abc", to=tmp_path / "served")
+    with pytest.raises(ArgumentError, match="keep=0, expected at least 1"):
+        tltf.export(model, labels="ab", to=tmp_path / "served", keep=0)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputMissingError, match="neither a run folder nor a servable"):
         open_servable(tmp_path)
-
-
-def prepared(folder: Path, name: str) -> Path:
-    temporary = folder / f".tmp-{name}"
-    temporary.mkdir()
-    (temporary / "saved_model.pb").write_text(name)
-    return temporary
-
-
-def test_versions_are_the_largest_plus_one(tmp_path: Path) -> None:
-    assert publish.newest(tmp_path / "none") is None
-    assert publish.commit(prepared(tmp_path, "a"), tmp_path).name == "1"
-    (tmp_path / "41").mkdir()
-    (tmp_path / "notes").mkdir()
-    (tmp_path / ".tmp-99").mkdir()
-    assert publish.commit(prepared(tmp_path, "b"), tmp_path).name == "42"
-    assert publish.versions(tmp_path) == [1, 41, 42]
-    assert publish.newest(tmp_path) == tmp_path / "42"
-
-
-def test_two_publishers_get_two_numbers(tmp_path: Path) -> None:
-    names = [f"p{i}" for i in range(8)]
-    folders = [prepared(tmp_path, name) for name in names]
-    barrier, done = threading.Barrier(len(folders)), []
-
-    def publish_one(folder: Path) -> None:
-        barrier.wait()
-        done.append(publish.commit(folder, tmp_path))
-
-    threads = [threading.Thread(target=publish_one, args=(folder,)) for folder in folders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert publish.versions(tmp_path) == list(range(1, 9))
-    assert sorted((folder / "saved_model.pb").read_text() for folder in done) == names
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".tmp")]  # noqa: PTH208

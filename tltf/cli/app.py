@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "a folder of labelled images becomes a measured, servable classifier",
     "evaluate": "a report of a run on other data",
     "predict": "labels and probabilities for files, as JSON lines",
+    "serve": "try a servable on this machine, by TF Serving's REST interface and a page",
     "export": "verify and publish a run's model as a SavedModel",
     "pretrain": "train a backbone from scratch, for --backbone=file:WORKDIR",
 }

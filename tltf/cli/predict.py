@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -12,13 +14,15 @@ from tltf.cli import run_flags
 from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
 from tltf.errors import DataError, InputMissingError
+from tltf.terminal import Bar
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "A run folder, a folder of versions, or one version.",
                     flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_string("inputs", None, "Image file, folder, glob, or - for names on stdin.",
+flags.DEFINE_string("inputs", None, "Files: a name, folder, glob, table with a column"
+                    " path or text, or - for a line of stdin each.",
                     flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_integer("batch_size", 32, "Images per call of the model.", lower_bound=1,
+flags.DEFINE_integer("batch_size", 32, "Inputs per call of the model.", lower_bound=1,
                      flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_bool("strict", False, "Exit 65 when an input fails.", flag_values=FLAGS)
 
@@ -30,26 +34,41 @@ def run(values: flags.FlagValues) -> None:
         raise InputMissingError(
             "there is no such model", where=model, next_action="pass --model=RUN or a servable"
         )
-    from tltf.serving.inputs import listed
+    given = values["inputs"].value
+    # Looked at before TensorFlow is imported: a wrong name answers at once.
+    from tltf.serving.inputs import items, known_count
 
-    names = listed(values["inputs"].value, sys.stdin)
+    if given != "-":
+        next(items(given, sys.stdin), None)
     import_tensorflow()
     from tltf.serving.predicting import predictions
     from tltf.trained import opened_model
 
     opened = opened_model(model)
-    failed = 0
-    for row in predictions(opened, names, batch_size=values["batch_size"].value):
-        failed += "error" in row
-        print(json.dumps(row), flush=True)
-    print(f"{len(names) - failed} answered, {failed} failed", file=sys.stderr)
+    rows = predictions(
+        opened, items(given, sys.stdin, key=opened.key), batch_size=values["batch_size"].value
+    )
+    done, failed = _print(rows, known_count(given))
+    print(f"{done - failed} answered, {failed} failed", file=sys.stderr)
     if failed and values["strict"].value:
         raise DataError(
-            f"{failed} of {len(names)} inputs failed",
+            f"{failed} of {done} inputs failed",
             where="--inputs",
             kept="the answers to the others",
             next_action="see the lines with an error",
         )
+
+
+def _print(rows: Iterator[dict[str, Any]], expected: int | None) -> tuple[int, int]:
+    """The rows to stdout, the progress to a terminal; how many there were, and failed."""
+    done = failed = 0
+    with Bar("predict", expected or 0, unit="inputs", shown=expected is not None) as bar:
+        for row in rows:
+            done += 1
+            failed += "error" in row
+            print(json.dumps(row), flush=True)
+            bar.advance(1)
+    return done, failed
 
 
 PROGRAM = Program(

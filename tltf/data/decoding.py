@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-_HEADER = 64
+from tltf.data.graph_headers import first_bytes, has, little_endian
 
 
 def decode(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -39,13 +39,13 @@ def decode(image_bytes: tf.Tensor) -> tf.Tensor:
       pixels = decode(tf.io.read_file("cat.jpg"))
     """
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
-    start = _start_of(image_bytes)
+    start = first_bytes(image_bytes)
     image = tf.case(
         [
-            (_has(start, 0, b"\xff\xd8\xff"), lambda: _decode_jpeg(image_bytes)),
-            (_has(start, 8, b"WEBP"), lambda: _decode_webp(image_bytes)),
-            (_has(start, 0, b"BM"), lambda: _decode_bmp(image_bytes, start)),
-            (_has(start, 0, b"GIF"), lambda: _decode_first_frame(image_bytes)),
+            (has(start, 0, b"\xff\xd8\xff"), lambda: _decode_jpeg(image_bytes)),
+            (has(start, 8, b"WEBP"), lambda: _decode_webp(image_bytes)),
+            (has(start, 0, b"BM"), lambda: _decode_bmp(image_bytes, start)),
+            (has(start, 0, b"GIF"), lambda: _decode_first_frame(image_bytes)),
         ],
         default=lambda: tf.io.decode_png(image_bytes, channels=3),
         exclusive=False,
@@ -105,23 +105,6 @@ def load_image(path: str | os.PathLike[str] | tf.Tensor, size: int) -> tf.Tensor
     return resize(decode(tf.io.read_file(path)), size)
 
 
-def _start_of(image_bytes: tf.Tensor) -> tf.Tensor:
-    """The first bytes as int32 ``[64]``, padded with zeros when the file is shorter."""
-    # substr() refuses to start behind the end, so a short file is padded first.
-    start = tf.strings.join([tf.strings.substr(image_bytes, 0, _HEADER), b"\0" * _HEADER])
-    start = tf.io.decode_raw(tf.strings.substr(start, 0, _HEADER), tf.uint8)
-    return tf.cast(tf.ensure_shape(start, [_HEADER]), tf.int32)
-
-
-def _has(start: tf.Tensor, offset: int, magic: bytes) -> tf.Tensor:
-    return tf.reduce_all(start[offset : offset + len(magic)] == tf.constant(list(magic)))
-
-
-def _little_endian(start: tf.Tensor, offset: int, length: int) -> tf.Tensor:
-    powers = tf.constant([256**i for i in range(length)])
-    return tf.reduce_sum(start[offset : offset + length] * powers)
-
-
 def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
 
@@ -141,12 +124,12 @@ def _decode_bmp(image_bytes: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
 
     def with_palette() -> tf.Tensor:
         indices = tf.io.decode_bmp(image_bytes, channels=0)[:, :, 0]
-        palette_offset = 14 + _little_endian(start, 14, 4)
-        length = (_little_endian(start, 10, 4) - palette_offset) // 4 * 4
+        palette_offset = 14 + little_endian(start, 14, 4)
+        length = (little_endian(start, 10, 4) - palette_offset) // 4 * 4
         palette = tf.strings.substr(image_bytes, palette_offset, length)
         colours = tf.reshape(tf.io.decode_raw(palette, tf.uint8), [-1, 4])[:256, 2::-1]
         missing = 256 - tf.shape(colours)[0]
         return tf.gather(tf.pad(colours, [[0, missing], [0, 0]]), tf.cast(indices, tf.int32))
 
-    bits = _little_endian(start, 28, 2)
+    bits = little_endian(start, 28, 2)
     return tf.cond(bits == 8, with_palette, lambda: tf.io.decode_bmp(image_bytes, channels=3))

@@ -40,3 +40,21 @@ def feature_model(model: keras.Model) -> keras.Model:
     backbone, head = backbone_of(model), model.get_layer(heads.HEAD)
     inputs = keras.Input(model.input_shape[1:], dtype="float32")
     return keras.Model(inputs, head.get_layer(heads.POOL)(backbone(inputs)), name="features")
+
+
+def with_features(model: keras.Model) -> keras.Model | None:
+    """The model with two outputs, pooled features ``[B, D]`` and logits; shared variables.
+
+    None for a model that was not put together by :func:`classifier` and :func:`tltf.head`.
+    """
+    backbone = backbone_of(model)
+    head = next((layer for layer in model.layers if layer.name == heads.HEAD), None)
+    if backbone is None or not isinstance(head, keras.Sequential):
+        return None
+    if head.layers[0].name != heads.POOL:
+        return None
+    inputs = keras.Input(model.input_shape[1:], dtype="float32")
+    features = x = head.layers[0](backbone(inputs))
+    for layer in head.layers[1:]:
+        x = layer(x)
+    return keras.Model(inputs, [features, x], name="with_features")

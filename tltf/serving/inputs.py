@@ -1,38 +1,158 @@
-"""Which files a person means by ``--inputs``. No TensorFlow."""
+"""What a person means by ``--inputs``: one item for each answer. No TensorFlow."""
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
+import json
 import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from tltf.errors import InputMissingError
+from tltf.errors import DataError, InputMissingError
+
+TABLES = (".csv", ".tsv", ".jsonl")
+TEXT = "text"
 
 
-def listed(text: str, stdin: TextIO) -> list[str]:
-    """The names in order: a file, a folder's files at any depth, a glob, or ``-`` for stdin.
+@dataclass(frozen=True)
+class Item:
+    """One input: ``id`` as it was given, and the file or the text that it stands for."""
 
-    Hidden files in folders are left out. A single file that does not exist is an error; a
-    name on stdin that does not exist fails later, in its own line.
+    id: str
+    path: str | None = None
+    text: str | None = None
+
+
+def items(given: str, stdin: TextIO, *, key: str = "image_bytes") -> Iterator[Item]:
+    """The inputs in order, as they become known.
+
+    - ``-``: one line of stdin each, a path or, for a model of texts, a text;
+    - a folder: its files at any depth, hidden ones left out; a file, or a glob;
+    - a ``.csv``, ``.tsv`` or ``.jsonl`` table with a column ``path`` (relative to the table) or
+      ``text``; for a model of texts any other file is read as one text a line.
+
+    A name on stdin or in a table that does not exist fails later, in its own line.
+
+    Args:
+      given: the value of ``--inputs``.
+      key: what the model takes, ``image_bytes`` or ``text``.
 
     Raises:
       InputMissingError: nothing is there.
+      DataError: a table without such a column, or one that is not UTF-8.
     """
-    path = Path(text)
-    if text == "-":
-        names = [line.rstrip("\n") for line in stdin if line.strip()]
-    elif path.is_dir():
-        found = (Path(folder, name) for folder, _, files in os.walk(path) for name in files)
-        names = sorted(str(item) for item in found if not item.name.startswith("."))
-    elif path.exists():
-        names = [text]
-    else:
-        # Not Path.glob, which takes no absolute patterns.
-        found_by_glob = glob.glob(text, recursive=True)  # noqa: PTH207
-        names = sorted(name for name in found_by_glob if Path(name).is_file())
+    if given == "-":
+        return (_item(line, key) for line in _lines(stdin))
+    path = Path(given)
+    if path.suffix.lower() in TABLES and path.is_file():
+        return iter(_of_table(path, key))
+    names = _names(given)
     if not names:
         raise InputMissingError(
-            "no files", where=f"--inputs={text}", next_action="pass a file, a folder or a glob"
+            "no files", where=f"--inputs={given}", next_action="pass a file, a folder or a glob"
         )
-    return names
+    if key == TEXT:
+        return (_item(line, key) for name in names for line in _text(Path(name)).splitlines())
+    return iter([Item(name, path=name) for name in names])
+
+
+def batches(found: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """At most ``size`` items at a time; fewer when no more are there yet.
+
+    A thread reads ahead, so that what comes slowly (a pipe) is answered as it comes.
+    """
+    waiting: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=2 * size)
+
+    def read() -> None:
+        try:
+            for item in found:
+                waiting.put(item)
+            waiting.put(None)
+        except BaseException as error:
+            waiting.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    ended = False
+    while not ended:
+        batch: list[Item] = []
+        while len(batch) < size and not ended:
+            try:
+                item = waiting.get(block=not batch)
+            except queue.Empty:
+                break
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                ended = True
+            else:
+                batch.append(item)
+        if batch:
+            yield batch
+
+
+def known_count(given: str) -> int | None:
+    """How many there will be, for the time left; None when that is not known."""
+    path = Path(given)
+    if given == "-" or (path.is_file() and path.suffix.lower() in (*TABLES, ".txt")):
+        return None
+    return len(_names(given)) or None
+
+
+def _names(given: str) -> list[str]:
+    path = Path(given)
+    if path.is_dir():
+        found = (Path(folder, name) for folder, _, files in os.walk(path) for name in files)
+        return sorted(str(item) for item in found if not item.name.startswith("."))
+    if path.exists():
+        return [given]
+    # Not Path.glob, which takes no absolute patterns.
+    found_by_glob = glob.glob(given, recursive=True)  # noqa: PTH207
+    return sorted(name for name in found_by_glob if Path(name).is_file())
+
+
+def _lines(stdin: TextIO) -> Iterator[str]:
+    for line in stdin:
+        if line.strip():
+            yield line.rstrip("\r\n")
+
+
+def _item(given: str, key: str) -> Item:
+    return Item(given, text=given) if key == TEXT else Item(given, path=given)
+
+
+def _of_table(file: Path, key: str) -> list[Item]:
+    column = TEXT if key == TEXT else "path"
+    if file.suffix.lower() == ".jsonl":
+        rows = [json.loads(line) for line in _text(file).splitlines() if line.strip()]
+    else:
+        separator = "\t" if file.suffix.lower() == ".tsv" else ","
+        rows = list(csv.DictReader(io.StringIO(_text(file), newline=""), delimiter=separator))
+    if not rows:
+        raise InputMissingError("no rows", where=file, next_action="add a header and rows")
+    if not all(isinstance(row, dict) and isinstance(row.get(column), str) for row in rows):
+        raise DataError(
+            f"rows without {column!r}",
+            where=file,
+            next_action=f"give every row a column {column}",
+        )
+    given = [row[column] for row in rows]
+    if key == TEXT:
+        return [Item(text, text=text) for text in given]
+    return [Item(name, path=str(file.parent / name)) for name in given]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not UTF-8: {error.reason} at byte {error.start}",
+            where=file,
+            next_action="convert it, e.g. with `iconv -f LATIN1 -t UTF-8`",
+        ) from error

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tltf import storage
 from tltf.data.scan import reason_against
-from tltf.errors import InputMissingError, printable
+from tltf.errors import InputMissingError
 from tltf.serving import publish
+from tltf.serving.inputs import Item, batches
 
-Answer = Callable[..., dict[str, tf.Tensor]]
+Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model ready to answer: ``answer(image_bytes=...)`` and the classes in order."""
+    """A model ready to answer rows of bytes, and the classes in order.
+
+    ``key`` names its input: ``image_bytes`` or ``text``.
+    """
 
     answer: Answer
     classes: tuple[str, ...]
     task: str
+    key: str = "image_bytes"
 
 
 def open_servable(folder: Path) -> Opened:
@@ -41,43 +48,64 @@ def open_servable(folder: Path) -> Opened:
         )
     fields = storage.read_json(version / "assets" / "tltf.json")
     loaded = tf.saved_model.load(str(version))
+    key = fields.get("input", "image_bytes")
     signature = loaded.signatures["serving_default"]
 
     # The loaded object must live as long as its function.
-    def answer(image_bytes: tf.Tensor, _kept: Any = loaded) -> dict[str, tf.Tensor]:
-        return signature(image_bytes=image_bytes)
+    def answer(rows: Sequence[bytes], _kept: Any = loaded) -> dict[str, np.ndarray]:
+        return as_arrays(signature(**{key: tf.constant(list(rows))}))
 
-    return Opened(answer, tuple(fields["classes"]), fields["task"])
+    return Opened(answer, tuple(fields["classes"]), fields["task"], key)
+
+
+def as_arrays(found: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    """Tensors as arrays; strings are objects of type bytes."""
+    return {key: value.numpy() for key, value in found.items()}
 
 
 def predictions(
-    model: Opened, names: Sequence[str], *, batch_size: int = 32
+    model: Opened, inputs: Iterator[Item], *, batch_size: int = 32
 ) -> Iterator[dict[str, Any]]:
-    """One row for each file, in order.
+    """One row for each input, in order, as soon as its batch is answered.
 
     Yields:
-      ``{"id", "label", "probabilities", "confidence", "accepted"}`` (``{"id", "value"}`` for
-      a regression), or ``{"id", "error"}``; ``probabilities`` in the order of the classes.
+      ``{"id", "label", "probabilities", "accepted"}`` (``{"id", "value", "accepted"}`` for a
+      regression), or ``{"id", "error"}``; ``probabilities`` in the order of the classes.
     """
-    for start in range(0, len(names), batch_size):
-        batch = names[start : start + batch_size]
-        reasons = [reason_against(name) for name in batch]
-        data = [
-            b"" if why else Path(name).read_bytes()
-            for name, why in zip(batch, reasons, strict=True)
-        ]
-        found = {k: v.numpy() for k, v in model.answer(image_bytes=tf.constant(data)).items()}
-        for i, (name, why) in enumerate(zip(batch, reasons, strict=True)):
-            row = {"error": why} if why else _row(found, i, model.task)
-            yield {"id": printable(name), **row}
+    for batch in batches(inputs, batch_size):
+        read = [_read(item) for item in batch]
+        good = [data for data, why in read if not why]
+        found = model.answer(good) if good else {}
+        at = 0
+        for item, (_, why) in zip(batch, read, strict=True):
+            yield {"id": item.id, **({"error": why} if why else _row(found, at, model.task))}
+            at += not why
+
+
+def _read(item: Item) -> tuple[bytes, str]:
+    """The bytes of an input, or why there are none."""
+    if item.path is None:
+        return (item.text or "").encode("utf-8", "surrogatepass"), ""
+    try:
+        why = reason_against(item.path)
+        return (b"", why) if why else (Path(item.path).read_bytes(), "")
+    except (OSError, ValueError) as error:
+        return b"", f"cannot be read: {error}"
 
 
 def _row(found: dict[str, Any], i: int, task: str) -> dict[str, Any]:
     if task == "regression":
-        return {"value": float(found["value"][i])}
+        value = float(found["value"][i])
+        unread = math.isnan(value)
+    else:
+        unread = int(found["label_id"][i]) < 0
+    if unread:
+        return {"error": "the servable cannot read it"}
+    accepted = bool(found["accepted"][i])
+    if task == "regression":
+        return {"value": value, "accepted": accepted}
     return {
         "label": found["label"][i].decode("utf-8", "backslashreplace"),
         "probabilities": [float(p) for p in found["probabilities"][i]],
-        "confidence": float(found["confidence"][i]),
-        "accepted": bool(found["accepted"][i]),
+        "accepted": accepted,
     }
