@@ -107,7 +107,7 @@ FAMILIES: Mapping[str, Family] = {
     "efficientnet": Family(preprocessing="inside"),
     "efficientnet_v2": Family(preprocessing="inside"),
     "convnext": Family(preprocessing="inside"),
-    "small_cnn": Family(preprocessing="tf", minimum=8),
+    "small_cnn": Family(preprocessing="tf", minimum=8, options={"blocks": int}),
     "mlp": Family(preprocessing="unit", minimum=1, options={"units": int}),
 }
 

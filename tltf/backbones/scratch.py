@@ -33,18 +33,30 @@ def build(choice: Choice, *, weights: str, input_size: int | None) -> Backbone:
     return _BUILDERS[entry.name](side, **choice.options)
 
 
-def small_cnn(side: int) -> Backbone:
-    """Three blocks of two convolutions with BatchNorm and ReLU; each block halves the side.
+def small_cnn(side: int, *, blocks: int = 3) -> Backbone:
+    """Blocks of two convolutions with BatchNorm and ReLU; each halves the side.
 
     Args:
       side: input side in pixels, meant for 8 to 64.
+      blocks: how many, at most as often as the side can be halved.
 
     Returns:
-      ``[B, side, side, 3]`` in [0, 255] to ``[B, side // 8, side // 8, 128]``.
+      ``[B, side, side, 3]`` in [0, 255] to ``[B, side // 2**blocks, side // 2**blocks, C]`` with
+      C = 32 channels after the first block and twice as many after each further one.
+
+    Raises:
+      ArgumentError: more blocks than the side can be halved.
     """
+    if side >> blocks < 1:
+        raise ArgumentError(
+            f"blocks={blocks} at {side} pixels, expected at most {side.bit_length() - 1}",
+            where="--backbone=small_cnn",
+            next_action="take fewer blocks or larger images",
+        )
     image = keras.Input((side, side, 3), name="image")
     x = Preprocess("tf", name="preprocess")(image)
-    for block, filters in enumerate((32, 64, 128), start=1):
+    for block in range(1, blocks + 1):
+        filters = 16 * 2**block
         for number in (1, 2):
             name = f"block{block}_{{}}{number}"
             # BatchNorm has a bias of its own; its memory is short because small sets train

@@ -1,0 +1,1 @@
+"""Choosing: which backbone, how deep, which learning rate, from features that are there already."""
