@@ -31,7 +31,9 @@ def slow_evidence(features: np.ndarray, target: np.ndarray) -> float:
         return -multivariate_normal(np.zeros(n), covariance).logpdf(target)
 
     starts = [np.array([a, b]) for a in (-2.0, 2.0, 5.0) for b in (0.0, 3.0)]
-    return max(-minimize(negative, start, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10, "maxiter": 4000}).fun for start in starts)  # fmt: skip
+    options = {"xatol": 1e-8, "fatol": 1e-10, "maxiter": 4000}
+    found = [minimize(negative, x, method="Nelder-Mead", options=options) for x in starts]
+    return max(-result.fun for result in found)
 
 
 @pytest.mark.parametrize(("n", "d"), [(24, 4), (15, 30)])
