@@ -1,0 +1,81 @@
+"""One pass of the data through a backbone: pooled features at the output of every block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tltf.backbones.network import Backbone
+from tltf.data.batches import Batches
+from tltf.models.heads import Pool
+
+LATENCY_CALLS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one pass gave.
+
+    Args:
+      features: block name -> float32 ``[n, D]``, bottom to top; the last block's are those of
+        the whole backbone.
+      seconds: wall time of the pass, tracing included.
+    """
+
+    features: dict[str, NDArray[np.float32]]
+    seconds: float
+
+
+def run_pass(
+    backbone: Backbone, data: Batches, *, progress: Callable[[int], None] | None = None
+) -> Pass:
+    """Every block's output for every record, averaged over positions, from one pass.
+
+    Args:
+      backbone: any Backbone; it runs in inference mode.
+      data: the records in the order of the rows.
+      progress: called with the number of records of each batch.
+    """
+    started = time.monotonic()
+    names, model = _block_model(backbone)
+    step = tf.function(lambda x: [tf.cast(t, tf.float32) for t in model(x, training=False)])
+    rows: list[list[NDArray[np.float32]]] = [[] for _ in names]
+    with data.naming_unreadable():
+        for x, _, weight in data.eval_dataset():
+            for column, values in zip(rows, step(x), strict=True):
+                column.append(values.numpy())
+            if progress is not None:
+                progress(len(weight))
+    found = {name: np.concatenate(column) for name, column in zip(names, rows, strict=True)}
+    return Pass(features=found, seconds=time.monotonic() - started)
+
+
+def latency_milliseconds(backbone: Backbone) -> float:
+    """Median time of one image through the network on this machine, after a warm-up call."""
+    step = tf.function(lambda x: backbone(x, training=False))
+    image = tf.zeros((1, *backbone.input_shape[1:]))
+    times = []
+    for _ in range(LATENCY_CALLS + 1):
+        started = time.perf_counter()
+        keras.tree.flatten(step(image))[0].numpy()
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times[1:]))
+
+
+def _block_model(backbone: Backbone) -> tuple[list[str], keras.Model]:
+    """A model with one pooled output per block that has weights."""
+    pool = Pool("avg", dtype="float32")
+    names, outputs = [], []
+    for name, layers in backbone.blocks.items():
+        if any(layer.weights for layer in layers):
+            names.append(name)
+            outputs.append(pool(layers[-1].output))
+    # What the whole backbone gives is what its last block gives.
+    outputs[-1] = pool(backbone.output)
+    return names, keras.Model(backbone.inputs, outputs, name="blocks")
