@@ -20,9 +20,7 @@ def measured(apart: dict[str, float], *, milliseconds: float = 1.0, seed: int = 
         name: blobs(LABELS, d=16, apart=distance, seed=seed + i)
         for i, (name, distance) in enumerate(apart.items())
     }
-    return Measured(
-        features=features, parameters=1000, milliseconds=milliseconds, pass_seconds=0.1
-    )
+    return Measured(features=features, parameters=1000, milliseconds=milliseconds, pass_seconds=0.1)
 
 
 TABLE = {

@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": "labels and probabilities for files, as JSON lines",
     "serve": "try a servable on this machine, by TF Serving's REST interface and a page",
     "export": "verify and publish a run's model as a SavedModel",
+    "rank": "which backbone fits the data, measured within a budget",
     "pretrain": "train a backbone from scratch, for --backbone=file:WORKDIR",
 }
 HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")

@@ -102,10 +102,11 @@ def _hint(names: list[str], accuracies: tuple[float, ...], tied: int) -> str:
             "accuracy rises to the last block: a head on frozen features is a good start, and more"
             " of the network may still gain from training"
         )
-    gain = 100 * (max(accuracies) - accuracies[-1])
+    gain = 100 * (accuracies[tied] - accuracies[-1])
+    than = f"{gain:.1f} points better than" if gain >= 0.05 else "no worse than"
     text = (
-        f"features at {names[tied]} are as good as any, {gain:.1f} points above the last block's:"
-        " the blocks above it are particular to the source task"
+        f"features at {names[tied]} cannot be told from the best and are {than} the last block's;"
+        " what lies above it is the first to unfreeze"
     )
     if tied < len(names) // 3:
         text += (

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tltf.backbones.network import Backbone
 from tltf.data.batches import Batches
 from tltf.models.heads import Pool
+from tltf.training import features
 
 LATENCY_CALLS = 10
 
@@ -44,7 +45,7 @@ def run_pass(
     """
     started = time.monotonic()
     names, model = _block_model(backbone)
-    step = tf.function(lambda x: [tf.cast(t, tf.float32) for t in model(x, training=False)])
+    step = features.compiled(model)
     rows: list[list[NDArray[np.float32]]] = [[] for _ in names]
     with data.naming_unreadable():
         for x, _, weight in data.eval_dataset():

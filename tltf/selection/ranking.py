@@ -137,8 +137,8 @@ def rank(
         for candidate in group:
             rows.append(_row(candidate, found, labels, seed))
             say(f"{candidate.name}: probe {rows[-1].probe:.3f}")
-        name = backbone if weights != "none" else f"{backbone}@random"
-        curves[name] = depth.curve(found.features, labels, seed=seed)
+        if weights != "none":
+            curves[backbone] = depth.curve(found.features, labels, seed=seed)
     rows = _sorted(rows)
     return Ranking(
         rows=tuple(rows),

@@ -1,0 +1,73 @@
+"""What one backbone gives on the examples of a ranking, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tltf.backbones import backbone as build_backbone
+from tltf.backbones.network import Backbone
+from tltf.data.batches import Batches
+from tltf.data.manifest import Record
+from tltf.selection.passes import latency_milliseconds, run_pass
+from tltf.selection.ranking import Measured
+
+BATCH = 32
+
+
+def measured(
+    name: str,
+    weights: str,
+    *,
+    records: Sequence[Record],
+    classes: Sequence[str],
+    progress: Callable[[int], None] | None = None,
+) -> Measured:
+    """One pass of ``records`` through the backbone ``name``, with its costs.
+
+    Args:
+      name, weights: as :func:`tltf.backbone` takes them.
+      records: single-label records.
+      classes: names in the order of class indices.
+      progress: called with the number of records of each batch.
+
+    Raises:
+      As :func:`tltf.backbone`; BadInputsError for a file that became unreadable.
+    """
+    network = build_backbone(name, weights)
+    network.trainable = False
+    data = Batches(
+        records,
+        classes=classes,
+        task="single_label",
+        image_size=network.input_shape[1],
+        batch_size=BATCH,
+    )
+    found = run_pass(network, data, progress=progress)
+    return Measured(
+        features=found.features,
+        parameters=int(network.count_params()),
+        milliseconds=latency_milliseconds(network),
+        pass_seconds=found.seconds,
+        gigaflops=gigaflops(network),
+    )
+
+
+def gigaflops(network: Backbone) -> float:
+    """Multiplications and additions of one example in 10^9, counted on TensorFlow's graph.
+
+    Operations that TensorFlow has no count for (most activations) are left out; convolutions and
+    matrix products, nearly all of the work, are in.
+    """
+    shape = (1, *network.input_shape[1:])
+    step = tf.function(lambda x: network(x, training=False))
+    graph = step.get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
+    builder = tf.compat.v1.profiler.ProfileOptionBuilder
+    options = builder(builder.float_operation()).with_empty_output().build()
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")  # the counter calls functions that it deprecates itself
+    try:
+        return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops / 1e9
+    finally:
+        tf.get_logger().setLevel(level)
