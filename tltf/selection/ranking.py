@@ -19,7 +19,7 @@ from tltf.errors import DataError
 from tltf.evaluation import verdict
 from tltf.evaluation.intervals import wilson
 from tltf.selection import depth, probing, scores
-from tltf.selection.candidates import Candidate, by_backbone
+from tltf.selection.candidates import RANDOM, Candidate, by_backbone
 
 FEW = 10
 SAMPLE = 2000
@@ -207,7 +207,7 @@ def _sorted(rows: Sequence[Row]) -> list[Row]:
         found = verdict.compare(ordered[0].hits, row.hits)
         fastest_so_far = all(
             other.milliseconds > row.milliseconds for other in ordered[: place - 1]
-        )
+        ) and not row.name.endswith(f"@{RANDOM}")
         values = {**row.__dict__, "place": place, "pareto": fastest_so_far}
         result.append(Row(**{**values, "ties_with_best": found.kind == verdict.NO_DIFFERENCE}))
     return result
