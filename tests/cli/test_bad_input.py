@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def failed(done: Done, code: int, *texts: str) -> None:
     assert done.last_line.startswith("tltf: ")
     assert len(done.last_line) <= 400
     assert done.last_line.isprintable()
+    assert "Traceback" not in done.err  # only with --debug
     assert "Traceback" not in done.err
     for text in texts:
         assert text in done.last_line
@@ -183,3 +186,14 @@ def test_a_bug_says_so(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.code == 1
     assert "this is a bug: KeyError" in done.last_line
     assert done.last_line.isprintable()
+    assert "Traceback" not in done.err  # only with --debug
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """``tltf train --help | head -1``: the pipe is closed before everything is written."""
+    command = [sys.executable, "-c", "from tltf.cli.app import main; main(['train', '--help'])"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -63,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def dispatch(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code."""
+    with _reader_may_leave():
+        return _dispatched(arguments)
+    return 0
+
+
+def _dispatched(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in HELP or arguments[0] == "help":
         print(overview())
         return 0 if arguments else ArgumentError.exit_code
@@ -100,6 +106,23 @@ def execute(program: Program, arguments: Sequence[str]) -> int:
     The last line on stderr after a failure says what, where, what was kept and the one next
     action; a traceback is shown only with ``--debug``.
     """
+    with _reader_may_leave():
+        return _executed(program, arguments)
+    return 0
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """A reader of our output that went away (`tltf predict | head`) is nothing wrong here."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What Python still holds for the reader would be tried again, and fail, at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _executed(program: Program, arguments: Sequence[str]) -> int:
     values = program.flag_values
     if DEBUG not in values:
         flags.DEFINE_bool(DEBUG, False, "Show tracebacks.", flag_values=values)
@@ -114,11 +137,9 @@ def execute(program: Program, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _told(InterruptedRun("interrupted", next_action="run the same command again"))
     except BrokenPipeError:
-        # The reader of our output went away (`tltf predict | head`): nothing is wrong here.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except Exception as error:
-        return _told(_bug(error), debug=True)
+        return _told(_bug(error), debug=_debug(values))
     return 0
 
 
@@ -203,5 +224,5 @@ def _told(error: TltfError, *, debug: bool = False) -> int:
 def _bug(error: Exception) -> TltfError:
     return TltfError(
         f"this is a bug: {type(error).__name__}: {printable(str(error))[:200]}",
-        next_action="report the text above",
+        next_action="run it again with --debug and report what it prints",
     )
