@@ -84,8 +84,22 @@ def test_flags_are_put_back(tmp_path: Path) -> None:
 def test_only_images(tmp_path: Path) -> None:
     inputs = keras.Input((3,))
     base = as_backbone(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
-    with pytest.raises(ArgumentError, match="only backbones of images"):
+    with pytest.raises(ArgumentError, match="only backbones of images and encoders"):
         export_reusable(base, to=tmp_path / "module")
+
+
+GOLDEN = Path(__file__).parents[1] / "backbones" / "golden_encoders" / "bert"
+
+
+def test_an_encoder_of_texts(tmp_path: Path) -> None:
+    base = tltf.backbone(f"bert:{GOLDEN}")
+    folder = export_reusable(base, to=tmp_path / "module")
+    again = tltf.backbone(f"hub:{folder}")
+    assert again.tokenizer.vocabulary == base.tokenizer.vocabulary
+    assert again.tokenizer.lowercase == base.tokenizer.lowercase
+    ids = np.random.default_rng(0).integers(0, 20, (3, 7)).astype("int32")
+    np.testing.assert_allclose(again(ids), base(ids), rtol=1e-4, atol=1e-6)
+    assert list(again.blocks) == list(base.blocks)
 
 
 KERAS_LAYER = """

@@ -18,6 +18,7 @@ from tltf.backbones.hub.layer import SavedModelLayer
 from tltf.backbones.layers import Preprocess
 from tltf.errors import ArgumentError, DataError, InputMissingError
 from tltf.models import saved
+from tltf.serving.reusable import export_reusable
 from tltf.training import boundary, features, freezing
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype("float32")
@@ -191,3 +192,29 @@ def test_export_tracks_the_module_and_stores_weights_once(
     folder = tltf.export(model, labels=["a", "b"], to=tmp_path / "servable")
     stored = tf.train.list_variables(str(folder / "variables" / "variables"))
     assert [shape for _, shape in stored].count([3, 3, 3, 4]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unfreeze", "batch_norm"), [("last:3", "frozen"), ("all", "adapt")])
+def test_the_same_mobilenet_trains_to_the_same_losses(
+    keras_home: Path, tmp_path: Path, unfreeze: str, batch_norm: str
+) -> None:
+    """As keras.applications and as a module: same weights, same blocks, same losses."""
+    name = "MobileNetV2:alpha=0.35"
+    folder = export_reusable(tltf.backbone(name, input_size=112), to=tmp_path / "module")
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (24, 112, 112, 3)).astype("float32")
+    y = np.eye(2, dtype="float32")[np.arange(24) % 2]
+
+    def losses(base: tltf.Backbone) -> tuple[list[float], list[str]]:
+        model = tltf.classifier(base, tltf.head(2, seed=1))
+        phase = tltf.Phase("p", 3, 1e-2, unfreeze=unfreeze, batch_norm=batch_norm, optimizer="sgd")
+        trains = tltf.enter_phase(model, phase, steps_per_epoch=3)
+        history = model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        return history.history["loss"], list(trains.blocks)
+
+    ours, blocks = losses(tltf.backbone(name, input_size=112))
+    theirs, module_blocks = losses(tltf.backbone(f"hub:{folder}"))
+    assert blocks == module_blocks
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+    assert ours[-1] < ours[0]

