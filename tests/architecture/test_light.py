@@ -44,11 +44,16 @@ ANSWERED = {
         ["train", "photos"],
         ["predict", "--model=x"],
         ["export", "--to=x"],
+        ["export", "--run=x", "--to=y", "--litert=int4"],
+        ["serve"],
+        ["serve", "--model=x", "--port=99999"],
     ),
     66: (
         ["train", "--data=no-such-folder", "--backbone=VGG16", "--workdir=y"],
         ["evaluate", "--run=no-such-run", "--data=x"],
         ["predict", "--model=no-such-run", "--inputs=x"],
+        ["predict", "--model=.", "--inputs=no-such-file"],
+        ["serve", "--model=no-such-servable"],
     ),
 }
 

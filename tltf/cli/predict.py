@@ -36,10 +36,9 @@ def run(values: flags.FlagValues) -> None:
         )
     given = values["inputs"].value
     # Looked at before TensorFlow is imported: a wrong name answers at once.
-    from tltf.serving.inputs import items, known_count
+    from tltf.serving.inputs import check_given, items, known_count
 
-    if given != "-":
-        next(items(given, sys.stdin), None)
+    check_given(given)
     import_tensorflow()
     from tltf.serving.predicting import predictions
     from tltf.trained import opened_model

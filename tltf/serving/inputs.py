@@ -52,14 +52,24 @@ def items(given: str, stdin: TextIO, *, key: str = "image_bytes") -> Iterator[It
     path = Path(given)
     if path.suffix.lower() in TABLES and path.is_file():
         return iter(_of_table(path, key))
-    names = _names(given)
-    if not names:
-        raise InputMissingError(
-            "no files", where=f"--inputs={given}", next_action="pass a file, a folder or a glob"
-        )
+    names = check_given(given)
     if key == TEXT:
         return (_item(line, key) for name in names for line in _text(Path(name)).splitlines())
     return iter([Item(name, path=name) for name in names])
+
+
+def check_given(given: str) -> list[str]:
+    """The names of the files, without a look into them; none for ``-``.
+
+    Raises:
+      InputMissingError: nothing is there.
+    """
+    names = [] if given == "-" else _names(given)
+    if not names and given != "-":
+        raise InputMissingError(
+            "no files", where=f"--inputs={given}", next_action="pass a file, a folder or a glob"
+        )
+    return names
 
 
 def batches(found: Iterator[Item], size: int) -> Iterator[list[Item]]:
