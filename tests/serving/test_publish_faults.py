@@ -22,7 +22,7 @@ CHANGING = ("openat", "mkdir", "rename", "unlink", "unlinkat", "rmdir", "fsync",
 
 @pytest.mark.parametrize(
     ("publishes", "polls"),
-    [(20, 5_000), pytest.param(200, 100_000, marks=pytest.mark.slow)],
+    [(12, 3_000), pytest.param(200, 100_000, marks=pytest.mark.slow)],
 )
 def test_a_server_that_polls_sees_only_whole_versions(
     publishes: int, polls: int, tmp_path: Path
@@ -69,7 +69,7 @@ def test_a_reader_would_notice_a_copy_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to kill at a system call")
 @pytest.mark.parametrize(
-    "stride", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "every"]
+    "stride", [12, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "every"]
 )
 def test_a_publisher_killed_at_any_file_changing_call(stride: int, tmp_path: Path) -> None:
     """The version that was there stays whole and newest, or the new one is whole and newest."""

@@ -201,6 +201,10 @@ def test_a_bad_version_does_not_take_over(servable: Path, tmp_path: Path) -> Non
     versions.look()
     assert versions.get().number == 3
     assert versions.get(1).number == 1
+    shutil.rmtree(newer_one)
+    shutil.rmtree(folder / "2")
+    versions.look()
+    assert (versions.get().number, versions.states[3]) == (1, "END")
 
 
 @pytest.mark.parametrize(

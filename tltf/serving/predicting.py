@@ -12,10 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tltf import storage
+from tltf.data.imagefile import UnusableError, read_image, size_reason
 from tltf.data.scan import reason_against
 from tltf.errors import InputMissingError
 from tltf.serving import publish
 from tltf.serving.inputs import Item, batches
+from tltf.serving.intake import MAX_PIXELS
 
 Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
@@ -78,8 +80,9 @@ def predictions(
         found = model.answer(good) if good else {}
         at = 0
         for item, (_, why) in zip(batch, read, strict=True):
-            yield {"id": item.id, **({"error": why} if why else _row(found, at, model.task))}
+            row = {"error": why} if why else _row(found, at, model.task)
             at += not why
+            yield {"id": item.id, **(row or {"error": _why(item)})}
 
 
 def _read(item: Item) -> tuple[bytes, str]:
@@ -87,20 +90,29 @@ def _read(item: Item) -> tuple[bytes, str]:
     if item.path is None:
         return (item.text or "").encode("utf-8", "surrogatepass"), ""
     try:
-        why = reason_against(item.path)
-        return (b"", why) if why else (Path(item.path).read_bytes(), "")
-    except (OSError, ValueError) as error:
-        return b"", f"cannot be read: {error}"
+        data, header = read_image(Path(item.path))
+    except (UnusableError, OSError, ValueError) as error:
+        return b"", str(error)
+    why = size_reason(header, len(data), MAX_PIXELS)
+    return (b"", why) if why else (data, "")
+
+
+def _why(item: Item) -> str:
+    """What is wrong with an input that the servable could not read; only then is it decoded here,
+    so that a good file is decoded once."""
+    found = reason_against(item.path) if item.path is not None else ""
+    return found or "the servable cannot read it"
 
 
 def _row(found: dict[str, Any], i: int, task: str) -> dict[str, Any]:
+    """The fields of one answer; none when the input could not be read."""
     if task == "regression":
         value = float(found["value"][i])
         unread = math.isnan(value)
     else:
         unread = int(found["label_id"][i]) < 0
     if unread:
-        return {"error": "the servable cannot read it"}
+        return {}
     accepted = bool(found["accepted"][i])
     if task == "regression":
         return {"value": value, "accepted": accepted}

@@ -130,7 +130,11 @@ class Versions:
         single = (self.folder / "saved_model.pb").is_file()
         found = [1] if single else publish.versions(self.folder)
         newest = found[-1] if found else None
-        if newest is None or newest in self._ready or self.states.get(newest) == "failed":
+        if newest is None or self.states.get(newest) == "failed":
+            return
+        if newest in self._ready:
+            # A newer one that was taken away is taken back: the one before answers again.
+            self._set({n: v for n, v in self._ready.items() if n <= newest})
             return
         folder = self.folder if single else self.folder / str(newest)
         try:
@@ -140,9 +144,14 @@ class Versions:
             logging.error("version %d cannot be served: %s", newest, error)
             self.states[newest] = "failed"
             return
-        ready = dict(sorted({**self._ready, newest: version}.items())[-KEPT:])
-        self.states = {n: "AVAILABLE" if n in ready else "END" for n in {*self.states, newest}}
-        self._ready = ready
+        self._set({**self._ready, newest: version})
+
+    def _set(self, ready: dict[int, Version]) -> None:
+        kept = dict(sorted(ready.items())[-KEPT:])
+        failed = {n for n, state in self.states.items() if state == "failed"}
+        known = {n: "failed" if n in failed else "END" for n in self.states}
+        self.states = {**known, **dict.fromkeys(kept, "AVAILABLE")}
+        self._ready = kept
 
     def _watch(self) -> None:
         while not self._stopped.wait(self.seconds):
