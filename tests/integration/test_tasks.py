@@ -99,7 +99,7 @@ def test_regression(tmp_path: Path) -> None:
     assert metrics["r2"] == pytest.approx(1 - unexplained, abs=1e-5)
     assert "mae" in done.out
     row = tltf("predict", model=workdir / "export", inputs=tmp_path / "8-0.png").rows[0]
-    assert set(row) == {"id", "value"}
+    assert set(row) == {"id", "value", "accepted"}
 
 
 def test_shuffled_labels_fall_to_chance(tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ def differences(
         elif found[key].shape != wanted[key].shape:
             result.append((f"{key} has another shape", 0.0))
         elif wanted[key].dtype.kind == "f":
-            worst = float(np.max(np.abs(wanted[key] - found[key]), initial=0.0))
+            # Probabilities are at most 1; a regression's value is compared relatively.
+            scale = np.maximum(1.0, np.abs(wanted[key]))
+            worst = float(np.max(np.abs(wanted[key] - found[key]) / scale, initial=0.0))
             wrong = not worst <= allowed
             why = f"{key} by {worst:.2g}, expected at most {allowed:g}" if wrong else ""
             result.append((why, worst))
