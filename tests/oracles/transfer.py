@@ -40,3 +40,105 @@ def mmd_biased(x: np.ndarray, y: np.ndarray, sigma2s: list[float]) -> float:
         total += sum(gaussian(a, b, s) for a in y for b in y) / n**2
         total -= 2 * sum(gaussian(a, b, s) for a in x for b in y) / (m * n)
     return total / len(sigma2s)
+
+
+def mmd_linear(x: np.ndarray, y: np.ndarray, factors: list[float]) -> float:
+    """Long et al. 2015, section 3.2: the mean of g over quadruples, bandwidth from their mean."""
+    pairs = min(len(x), len(y)) // 2
+    distances, total = [], 0.0
+    for i in range(pairs):
+        a, b, c, d = x[2 * i], x[2 * i + 1], y[2 * i], y[2 * i + 1]
+        distances += [np.sum((p - q) ** 2) for p, q in ((a, b), (c, d), (a, d), (b, c))]
+    sigma2 = float(np.mean(distances)) / 2
+    for i in range(pairs):
+        a, b, c, d = x[2 * i], x[2 * i + 1], y[2 * i], y[2 * i + 1]
+        for f in factors:
+            s = f * sigma2
+            total += gaussian(a, b, s) + gaussian(c, d, s) - gaussian(a, d, s) - gaussian(b, c, s)
+    return total / (pairs * len(factors))
+
+
+def joint_mmd(xs: list[np.ndarray], ys: list[np.ndarray], factors: list[float]) -> float:
+    """Long et al. 2017, equation 9: kernels multiplied over the layers."""
+    sigma2 = [median_sigma2(np.concatenate([x, y])) for x, y in zip(xs, ys, strict=True)]
+
+    def k(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+        product = 1.0
+        for p, q, s in zip(a, b, sigma2, strict=True):
+            product *= np.mean([gaussian(p, q, f * s) for f in factors])
+        return float(product)
+
+    s = list(zip(*xs, strict=True))
+    t = list(zip(*ys, strict=True))
+    total = sum(k(a, b) for a in s for b in s) / len(s) ** 2
+    total += sum(k(a, b) for a in t for b in t) / len(t) ** 2
+    return total - 2 * sum(k(a, b) for a in s for b in t) / (len(s) * len(t))
+
+
+def coral(x: np.ndarray, y: np.ndarray) -> float:
+    """Sun & Saenko 2016, equations 1 to 3."""
+
+    def covariance(d: np.ndarray) -> np.ndarray:
+        n = len(d)
+        ones = np.ones((1, n))
+        return (d.T @ d - (ones @ d).T @ (ones @ d) / n) / (n - 1)
+
+    d = x.shape[1]
+    return float(np.sum((covariance(x) - covariance(y)) ** 2) / (4 * d**2))
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def entropy(p: np.ndarray) -> float:
+    return float(-sum(v * np.log(v) for v in p if v > 0))
+
+
+def mean_entropy(z: np.ndarray) -> float:
+    """Grandvalet & Bengio 2004, equation 6."""
+    return float(np.mean([entropy(p) for p in softmax(z)]))
+
+
+def class_confusion(z: np.ndarray, temperature: float) -> float:
+    """Jin et al. 2020, equations 2 to 7."""
+    y = softmax(z / temperature)
+    n, classes = y.shape
+    certain = [1 + np.exp(-entropy(p)) for p in y]
+    w = [n * c / sum(certain) for c in certain]
+    confusion = np.zeros((classes, classes))
+    for j in range(classes):
+        for k in range(classes):
+            confusion[j, k] = sum(y[i, j] * w[i] * y[i, k] for i in range(n))
+    total = 0.0
+    for j in range(classes):
+        for k in range(classes):
+            if j != k:
+                total += confusion[j, k] / confusion[j].sum()
+    return total / classes
+
+
+def feature_norm(x: np.ndarray, y: np.ndarray, radius: float) -> float:
+    """Xu et al. 2019, equation 3: hard feature norm of both domains."""
+    return float(
+        np.mean([(np.linalg.norm(v) - radius) ** 2 for v in x])
+        + np.mean([(np.linalg.norm(v) - radius) ** 2 for v in y])
+    )
+
+
+def domain_loss(d_source: np.ndarray, d_target: np.ndarray) -> float:
+    """Ganin et al. 2016, equation 9 with d = P(target); halved over the two domains."""
+    on_source = -np.mean([np.log(1 - d) for d in d_source])
+    return float((on_source - np.mean([np.log(d) for d in d_target])) / 2)
+
+
+def weighted_domain_loss(
+    d_source: np.ndarray, d_target: np.ndarray, g_source: np.ndarray, g_target: np.ndarray
+) -> float:
+    """Long et al. 2018, equation 8: each example counts 1 + exp(-H(g))."""
+    w_s = [1 + np.exp(-entropy(p)) for p in g_source]
+    w_t = [1 + np.exp(-entropy(p)) for p in g_target]
+    on_source = -sum(w * np.log(1 - d) for w, d in zip(w_s, d_source, strict=True)) / sum(w_s)
+    on_target = -sum(w * np.log(d) for w, d in zip(w_t, d_target, strict=True)) / sum(w_t)
+    return float((on_source + on_target) / 2)
