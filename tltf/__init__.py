@@ -18,6 +18,7 @@ _PUBLIC = {
     "BackboneSpec": "tltf.spec",
     "HeadSpec": "tltf.spec",
     "Phase": "tltf.spec",
+    "AdaptSpec": "tltf.spec",
     "TltfError": "tltf.errors",
     # parts for anyone's own Keras code
     "backbone": "tltf.backbones",
@@ -41,8 +42,8 @@ _PUBLIC = {
     "load": "tltf.trained",
 }
 
-# Packages that are public as they are; tltf.transfer(spec) is also the call of the pipeline.
-_FAMILIES = ("transfer",)
+# Modules that are public as they are; tltf.transfer(spec) is also the call of the pipeline.
+_FAMILIES = ("adapt", "transfer")
 
 __all__ = sorted([*_PUBLIC, *_FAMILIES])
 

@@ -21,6 +21,7 @@ from tltf.errors import TltfError
 from tltf.evaluation.gate import Gate
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
+from tltf.stages.adapting import run_adaptation_report, run_adapting
 from tltf.stages.data import described, run_data
 from tltf.stages.exporting import run_exporting
 from tltf.stages.reporting import run_reporting
@@ -85,16 +86,22 @@ def transfer(
             return _finished(run, gate, already_complete=True)
         with _failure_recorded(run), environment.determinism(spec.deterministic):
             manifest = run_data(spec, run, say=say)
-            result = run_training(
-                spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
-            )
-            report = run_reporting(result, manifest, run, command=command)
+            if spec.adapt.target:
+                adapted = run_adapting(spec, manifest, run, say=say, progress=progress)
+                report = run_adaptation_report(adapted, manifest, run, command=command)
+                trained, plan, resumed_from = adapted.trained, adapted.plan, None
+            else:
+                result = run_training(
+                    spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
+                )
+                report = run_reporting(result, manifest, run, command=command)
+                trained, plan, resumed_from = result.trained, result.plan, result.fit.resumed_from
             if gate is not None:
                 gate.check(report, kept=f"the model and its report in {run.path}")
-            servable = run_exporting(result.trained, result.plan.spec, manifest, run)
+            servable = run_exporting(trained, plan.spec, manifest, run)
             run.record(
                 finished=True,
-                resumed_from=result.fit.resumed_from,
+                resumed_from=resumed_from,
                 servable=str(servable) if servable else None,
             )
         return _finished(run, None)
@@ -103,7 +110,10 @@ def transfer(
 def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
     """What :func:`transfer` would do, without a folder or a step of training."""
     _check_backbone(spec)
-    manifest = prepare.prepared(spec.data, seed=spec.seed)
+    if spec.adapt.target:
+        manifest = prepare.two_domains(spec.data, spec.adapt.target, seed=spec.seed)
+    else:
+        manifest = prepare.prepared(spec.data, seed=spec.seed)
     for sentence in described(manifest):
         say(sentence)
     plan, _ = planned_model(spec, manifest)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tltf.errors import ArgumentError, nearest
+from tltf.methods import AdaptSpec as AdaptSpec
 from tltf.policies import policy
 
 TASKS = ("auto", "single_label", "multi_label", "regression")
@@ -197,6 +198,7 @@ class TransferSpec:
     cache_dtype: str = "float16"
     baselines: bool = False
     export: str = "auto"
+    adapt: AdaptSpec = field(default_factory=AdaptSpec)
 
     def __post_init__(self) -> None:
         if self.augment is not None:

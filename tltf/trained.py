@@ -24,6 +24,7 @@ from tltf.serving.decision import Decision
 from tltf.serving.intake import ImageIntake, Intake
 from tltf.serving.predicting import Opened, as_arrays, open_servable
 from tltf.serving.signatures import Signatures, signatures
+from tltf.transfer import domain_norm as domain_norm  # registers a layer of adapted models
 
 DECISION = "decision.json"
 

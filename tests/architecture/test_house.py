@@ -23,7 +23,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base
 # compares; trained stands above serving, whose decision it carries, and below stages.
 ORDER = (
     *("errors", "terminal", "policies", "spec", "recipes", "storage", "variables", "rundir"),
-    *("data", "backbones", "models", "training", "transfer", "evaluation", "serving"),
+    *("data", "backbones", "models", "training", "transfer", "adapt", "evaluation", "serving"),
     *("selection", "trained", "stages", "pipeline", "demo", "cli"),
 )
 MODULES = {

@@ -142,3 +142,46 @@ def weighted_domain_loss(
     on_source = -sum(w * np.log(1 - d) for w, d in zip(w_s, d_source, strict=True)) / sum(w_s)
     on_target = -sum(w * np.log(d) for w, d in zip(w_t, d_target, strict=True)) / sum(w_t)
     return float((on_source + on_target) / 2)
+
+
+def marginal_and_conditional(y: np.ndarray, pseudo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Long et al. 2013, equations 4 and 6: M_0 and the sum of M_c, entry by entry."""
+    m, n = len(y), len(pseudo)
+    m0, mc = np.zeros((m + n, m + n)), np.zeros((m + n, m + n))
+    labels = np.concatenate([y, pseudo])
+    for i in range(m + n):
+        for j in range(m + n):
+            sign = 1 if (i < m) == (j < m) else -1
+            m0[i, j] = sign / ((m if i < m else n) * (m if j < m else n))
+            c = labels[i]
+            counts = [sum(y == c), sum(pseudo == c)]
+            if labels[j] == c and min(counts) > 0:
+                mc[i, j] = sign / (counts[int(i >= m)] * counts[int(j >= m)])
+    return m0, mc
+
+
+def geodesic_kernel(p_s: np.ndarray, p_t: np.ndarray, steps: int = 2000) -> np.ndarray:
+    """Gong et al. 2012, equation 5: the integral over the geodesic, by the midpoint rule."""
+    d = p_s.shape[1]
+    full, _ = np.linalg.qr(p_s, mode="complete")
+    r_s = full[:, d:]
+    u1, cosine, vt = np.linalg.svd(p_s.T @ p_t)
+    theta = np.arccos(np.clip(cosine, 0, 1))
+    u2 = -(r_s.T @ p_t) @ vt.T / np.sin(theta)
+    total = np.zeros((len(p_s), len(p_s)))
+    for step in range(steps):
+        a = (step + 0.5) / steps * theta
+        phi = p_s @ u1 @ np.diag(np.cos(a)) - r_s @ u2 @ np.diag(np.sin(a))
+        total += phi @ phi.T / steps
+    return total
+
+
+def neighbourhood_density(p: np.ndarray, temperature: float) -> float:
+    """Saito et al. 2021, equations 1 and 2."""
+    f = [row / np.linalg.norm(row) for row in p]
+    total = 0.0
+    for i, a in enumerate(f):
+        e = [np.exp(a @ b / temperature) for j, b in enumerate(f) if j != i]
+        q = np.array(e) / sum(e)
+        total -= sum(v * np.log(v) for v in q)
+    return float(total / len(f))

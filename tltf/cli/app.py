@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "the whole story offline on real data: pretrain, transfer, compare, report, serve",
     "audit": "what is in the data and what is wrong with it",
     "train": "a folder of labelled images becomes a measured, servable classifier",
+    "adapt": "labelled source data and other target data become a model for the target",
     "evaluate": "a report of a run on other data",
     "predict": "labels and probabilities for files, as JSON lines",
     "serve": "try a servable on this machine, by TF Serving's REST interface and a page",

@@ -51,7 +51,7 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     required(values, "data", "backbone", *([] if dry else ["workdir"]))
     spec = spec_flags.to_spec(values, default)
     gate = parsed_gate(values)
-    _check_early(spec, values)
+    check_early(spec, values)
     from tltf.data import decoders
 
     decoders.start_if_new(spec.data.source)
@@ -83,12 +83,12 @@ def parsed_gate(values: flags.FlagValues) -> Gate | None:
     return parse_gate(text) if text else None
 
 
-def check_source(source: str) -> None:
-    """Raises InputMissingError when ``--data`` names a path that does not exist."""
+def check_source(source: str, *, flag: str = "data") -> None:
+    """Raises InputMissingError when a flag names a path that does not exist."""
     if not source.startswith(("tfds:", "digits")) and not Path(source).exists():
         raise InputMissingError(
             "there is no such folder or file",
-            where=f"--data={source}",
+            where=f"--{flag}={source}",
             next_action="pass a folder with one sub-folder per class, or a table",
         )
 
@@ -124,11 +124,11 @@ def metric_line(name: str, estimate: dict[str, float]) -> str:
     )
 
 
-def _check_early(spec: TransferSpec, values: flags.FlagValues) -> None:
+def check_early(spec: TransferSpec, values: flags.FlagValues, *, flag: str = "data") -> None:
     """The name of the backbone, the folder of the data, the run folder: in that order."""
     choice = catalog.lookup(spec.backbone.name)
     if spec.backbone.weights == "imagenet":
         catalog.check_published(choice)
-    check_source(spec.data.source)
+    check_source(spec.data.source, flag=flag)
     if values["workdir"].value:
         rundir.check_output(Path(values["workdir"].value))

@@ -102,6 +102,29 @@ def list_folder(folder: Path) -> Listed:
     return Listed(manifest=manifest, problems=(trouble,) if trouble else ())
 
 
+def load_flat(folder: Path) -> Manifest | None:
+    """The images of a folder without sub-folders, which have no labels; None if it has some."""
+    found = _Found()
+    entries = _entries(folder, "", found)
+    if any((folder / name).is_dir() and not _junk(name) for name in entries):
+        return None
+    for name in entries:
+        if _junk(name):
+            _leave_out(folder, name, found, "hidden or system file")
+        elif trouble := _trouble(folder / name):
+            found.bad.append(Excluded(id=name, outcome="bad", reason=trouble))
+        elif _side_file(folder / name):
+            found.ignored.append(Excluded(id=name, outcome="ignored", reason="not an image"))
+        else:
+            found.files.append(name)
+    return Manifest(
+        task="single_label",
+        classes=(),
+        records=tuple(Record(id=name, path=str(folder / name)) for name in found.files),
+        excluded=tuple(found.bad + found.ignored),
+    )
+
+
 def _splits(folder: Path, folders: list[str]) -> tuple[dict[str, str], str]:
     """``{"validation": "val", ...}`` if the top folders are splits, empty if they are classes; and
     why it cannot be told which."""

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tltf.data import duplicates, headers, scan, sources, splits
+from tltf.data import duplicates, folders, headers, scan, sources, splits
 from tltf.data.manifest import Manifest, Record
-from tltf.errors import DataError
+from tltf.errors import DataError, named_list
 from tltf.spec import DataSpec
 
 SAMPLED_SIDES = 200
@@ -49,6 +49,56 @@ def prepared(
         )
     note = duplicates.near_note(pairs)
     return dataclasses.replace(manifest, notes=(*manifest.notes, note)) if note else manifest
+
+
+def two_domains(
+    spec: DataSpec,
+    target: str,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Source records as ``train`` and ``val``, every target record as ``test``; for adaptation.
+
+    A ``test`` split that the source names is not used. Target labels are those of class folders
+    or tables; a flat folder of images has none.
+
+    Raises:
+      DataError: no target records, target classes that the source does not have, or labels that
+        are no single classes.
+    """
+    source = prepared(dataclasses.replace(spec, test_fraction=0.0), seed=seed, progress=progress)
+    if source.task != "single_label":
+        raise DataError(f"{source.task} data, adaptation wants one class each", where=spec.source)
+    path = Path(target)
+    found = folders.load_flat(path.absolute()) if path.is_dir() else None
+    found = found or sources.load(target)
+    found = scan.scan(found, max_image_pixels=spec.max_image_pixels, progress=progress)
+    found = scan.apply_policy(
+        found, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
+    )
+    unknown = [name for name in found.classes if name not in source.classes]
+    if unknown or not found.records:
+        what = f"classes that the source does not have: {named_list(unknown)}"
+        raise DataError(
+            what if unknown else "no target examples",
+            where=target,
+            next_action=f"the source has {named_list(source.classes)}; a folder without"
+            " sub-folders is taken as unlabelled",
+        )
+    records = [_named(r, "source", r.split) for r in source.records if r.split != "test"]
+    records += [_named(r, "target", "test") for r in found.records]
+    labelled = "labelled, for the final number only" if found.classes else "without labels"
+    return dataclasses.replace(
+        source,
+        records=tuple(records),
+        excluded=(*source.excluded, *found.excluded),
+        notes=(*source.notes, f"target: {len(found.records)} examples, {labelled}; shown as test"),
+    )
+
+
+def _named(record: Record, domain: str, split: str | None) -> Record:
+    return dataclasses.replace(record, id=f"{domain}/{record.id}", split=split)
 
 
 def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = None) -> Manifest:

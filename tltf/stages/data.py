@@ -25,7 +25,12 @@ def run_data(spec: TransferSpec, run: RunDir, *, say: Say) -> Manifest:
     """
     try:
         with counted("scan", unit="files") as progress:
-            manifest = prepare.prepared(spec.data, seed=spec.seed, progress=progress)
+            if spec.adapt.target:
+                manifest = prepare.two_domains(
+                    spec.data, spec.adapt.target, seed=spec.seed, progress=progress
+                )
+            else:
+                manifest = prepare.prepared(spec.data, seed=spec.seed, progress=progress)
     except BadInputsError as error:
         _write_excluded(run, error.excluded)
         raise

@@ -52,14 +52,7 @@ def run_training(
 ) -> TrainingResult:
     """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
     plan, model = planned_model(spec, manifest)
-    if run.spec.exists():
-        # The choices were made when the run began; now every field is given.
-        choices = (recipes.Choice(**row) for row in run.stage()["plan"])
-        plan = dataclasses.replace(plan, choices=tuple(choices))
-    else:
-        storage.write_json(run.env, environment.describe())
-        run.record(plan=[dataclasses.asdict(choice) for choice in plan.choices])
-        storage.write_text(run.spec, plan.spec.to_json())
+    plan = committed(plan, run)
     for choice in plan.choices:
         say(str(choice))
     result = Trained(
@@ -74,6 +67,18 @@ def run_training(
     result = dataclasses.replace(result, rule=_fitted_rule(result, manifest))
     result.save(run.weights)
     return TrainingResult(trained=result, plan=plan, fit=fit)
+
+
+def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
+    """Writes ``spec.json`` and ``env.json`` of a new run; with the choices of one begun before."""
+    if run.spec.exists():
+        # The choices were made when the run began; now every field is given.
+        choices = (recipes.Choice(**row) for row in run.stage()["plan"])
+        return dataclasses.replace(plan, choices=tuple(choices))
+    storage.write_json(run.env, environment.describe())
+    run.record(plan=[dataclasses.asdict(choice) for choice in plan.choices])
+    storage.write_text(run.spec, plan.spec.to_json())
+    return plan
 
 
 def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan, Any]:

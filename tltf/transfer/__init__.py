@@ -35,6 +35,14 @@ _PUBLIC = {
     "geodesic_flow_kernel": "manifold",
     "label_propagation": "pseudolabels",
     "self_training": "pseudolabels",
+    "domain_classifier_weights": "reweighting",
+    "kmm": "reweighting",
+    "kliep": "reweighting",
+    "ulsif": "reweighting",
+    "effective_sample_size": "reweighting",
+    "criteria": "unlabelled",
+    "Domain": "domains",
+    "DomainEpochs": "domains",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -128,6 +128,8 @@ class CDAN(DANN):
       others: as :class:`DANN`.
     """
 
+    AT = "joint"
+
     def __init__(
         self,
         weight: float = 1.0,

@@ -20,6 +20,8 @@ class Entropy(DomainTerm):
     6. Call it with logits ``[B, C]``.
     """
 
+    AT = "logits"
+
     def value(self, features: Any, source: Any, target: Any, *, ramp: Any) -> Any:
         return masked_mean(entropy(ops.softmax(features)), target)
 
@@ -38,6 +40,8 @@ class MinimumClassConfusion(DomainTerm):
       weight, ramp_steps: as :class:`~tltf.transfer.terms.DomainTerm`.
       temperature: T > 0; 2.5 in the paper.
     """
+
+    AT = "logits"
 
     def __init__(
         self, weight: float = 1.0, *, temperature: float = 2.5, ramp_steps: int = 0, **kwargs: Any

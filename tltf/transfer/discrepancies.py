@@ -107,32 +107,40 @@ class JointMMD(DomainTerm):
     ``sum K(s, s') / m**2 + sum K(t, t') / n**2 - 2 sum K(s, t) / (m n)``, ``K = prod_l k_l``.
     Long et al., *Deep Transfer Learning with Joint Adaptation Networks* (ICML 2017), equation 9.
 
-    Call it with a list, usually ``[bottleneck, probabilities]``; the list is passed on.
+    Call it with a list, usually ``[bottleneck, logits]`` and ``logits=True``; it is passed on.
 
     Args:
       weight, ramp_steps: as :class:`~tltf.transfer.terms.DomainTerm`.
       factors: of the bandwidths of every layer's kernel.
+      logits: the last of the list are logits, whose softmax is compared.
     """
+
+    AT = "joint"
 
     def __init__(
         self,
         weight: float = 1.0,
         *,
         factors: Sequence[float] = FACTORS,
+        logits: bool = False,
         ramp_steps: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(weight, ramp_steps=ramp_steps, **kwargs)
-        self.factors = tuple(factors)
+        self.factors, self.logits = tuple(factors), logits
 
     def value(self, features: Any, source: Any, target: Any, *, ramp: Any) -> Any:
         gram: Any = 1.0
-        for layer in features:
+        layers = list(features)
+        if self.logits:
+            layers[-1] = ops.softmax(layers[-1])
+        for layer in layers:
             gram = gram * kernel_of(layer, factors=self.factors, bandwidth=None)
         return mmd_of_kernel(gram, source, target, biased=True)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "factors": list(self.factors)}
+        own = {"factors": list(self.factors), "logits": self.logits}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="tltf")

@@ -86,12 +86,12 @@ def subspace_align(source: ArrayLike, target: ArrayLike, *, dimensions: int = 80
 def tca(
     source: ArrayLike, target: ArrayLike, *, dimensions: int = 100, regularizer: float = 1.0
 ) -> Aligned:
-    """Transfer component analysis, linear: directions of much variance and little MMD.
+    """Transfer component analysis, linear kernel: much variance and little MMD.
 
-    The first ``dimensions`` solutions of ``(X M X^T + lambda I) A = X H X^T A Phi``. Pan et al.,
-    *Domain Adaptation via Transfer Component Analysis* (TNN 2011); linear form: Long et al.,
-    *Transfer Feature Learning with Joint Distribution Adaptation* (ICCV 2013), equation 7 with
-    ``M = M_0`` only.
+    ``K A`` with the first ``dimensions`` solutions of ``(K M K + lambda I) A = K H K A Phi``, K the
+    inner products of rows of unit length. Pan et al., *Domain Adaptation via Transfer Component
+    Analysis* (TNN 2011); in this form Long et al., *Transfer Feature Learning with Joint
+    Distribution Adaptation* (ICCV 2013), equation 8 with ``M = M_0`` only.
 
     Args:
       source, target: features ``[n, D]``, standardised for each domain by itself.
@@ -125,9 +125,10 @@ def jda(
 ) -> Joint:
     """Joint distribution adaptation: marginal and class-conditional MMD, by pseudo-labels.
 
-    ``M = M_0 + sum_c M_c`` (``balance=None``), or BDA's ``M = (1 - mu) M_0 + mu sum_c M_c``;
+    ``M = C M_0 + sum_c M_c`` (``balance=None``), or BDA's ``M = (1 - mu) C M_0 + mu sum_c M_c``,
+    with the factor C, the number of classes, that the authors' programs have;
     target labels are what ``classify`` says in the space found before. Long et al., *Transfer
-    Feature Learning with Joint Distribution Adaptation* (ICCV 2013), equations 7 and 8; Wang et
+    Feature Learning with Joint Distribution Adaptation* (ICCV 2013), equation 8; Wang et
     al., *Balanced Distribution Adaptation for Transfer Learning* (ICDM 2017), equation 6.
 
     Args:
@@ -146,7 +147,7 @@ def jda(
     x = unit_rows(np.concatenate([s, t]))
     pseudo: Labels | None = None
     for _ in range(iterations):
-        m = marginal(len(s), len(t))
+        m = (int(y.max()) + 1) * marginal(len(s), len(t))
         if pseudo is not None:
             within = conditional(y, pseudo)
             m = m + within if balance is None else (1 - balance) * m + balance * within
@@ -204,19 +205,24 @@ def checked_labels(labels: ArrayLike, n: int) -> Labels:
 
 
 def _components(x: Floats, m: Floats, dimensions: int, regularizer: float) -> Floats:
-    """Rows projected on the first solutions of JDA's equation 7, M scaled to norm 1."""
+    """``K A`` of the first solutions of JDA's equation 8, M scaled to norm 1."""
     if regularizer <= 0:
         raise ArgumentError(f"regularizer={regularizer:g}, expected more than 0", where="tca")
-    d = x.shape[1]
-    k = min(dimensions, d, len(x) - 1)
+    # With x = U S V^T the kernel is U S^2 U^T, and every solution lies in the span of U: the
+    # problem of n rows becomes one of rank(x).
+    u, sizes, _ = np.linalg.svd(x, full_matrices=False)
+    kept = sizes > 1e-10 * sizes[0]
+    gram = u[:, kept] * sizes[kept] ** 2
+    r = gram.shape[1]
+    k = min(dimensions, r, len(x) - 1)
     _at_least_one(k, "dimensions")
     m = m / np.linalg.norm(m)
-    centred = x - x.mean(axis=0)
+    centred = gram - gram.mean(axis=0)
     # The smallest Phi of (a) A = (b) A Phi are the largest 1/Phi of (b) A = (a) A / Phi, and
     # (a) is positive definite, which the scatter (b) need not be.
-    a = x.T @ m @ x + regularizer * np.eye(d)
-    _, vectors = linalg.eigh(centred.T @ centred, a, subset_by_index=[d - k, d - 1])
-    return x @ vectors[:, ::-1]
+    a = gram.T @ m @ gram + regularizer * np.eye(r)
+    _, vectors = linalg.eigh(centred.T @ centred, a, subset_by_index=[r - k, r - 1])
+    return gram @ vectors[:, ::-1]
 
 
 def _covariance(x: Floats) -> Floats:

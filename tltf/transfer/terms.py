@@ -30,6 +30,9 @@ class DomainTerm(keras.layers.Layer):
       ArgumentError: a negative weight or number of steps.
     """
 
+    AT = "features"
+    """What :func:`tltf.adapt.training_model` calls it with: features, logits, or joint."""
+
     RAMPS_INSIDE = False
     """Adversarial terms ramp the reversed gradient, not the discriminator's own."""
 

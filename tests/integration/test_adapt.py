@@ -1,0 +1,154 @@
+"""``tltf adapt``: from two folders to a report, a run folder and a servable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import tltf, tree
+from PIL import Image
+
+import tltf as library
+from tltf.methods import ADAPT_METHODS
+
+CLASSES = ("bar", "dot", "ring")
+
+
+def draw(folder: Path, *, n: int, seed: int, dark: bool, flat: bool = False) -> Path:
+    """Grey shapes on noise; the target domain is inverted and dimmer."""
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        label = CLASSES[i % 3]
+        y, x = np.mgrid[:16, :16] - 8 + rng.integers(-1, 2)
+        r = np.hypot(y, x)
+        shape = {"bar": abs(x) < 2, "dot": r < 4, "ring": (r > 4) & (r < 7)}[label]
+        pixels = 40 + 170 * shape + rng.normal(0, 12, (16, 16))
+        pixels = 200 - 0.7 * pixels if dark else pixels
+        place = folder if flat else folder / label
+        place.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.clip(pixels, 0, 255).astype("uint8")).convert("RGB")
+        image.save(place / f"{label}{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    top = tmp_path_factory.mktemp("domains")
+    return {
+        "source": draw(top / "source", n=45, seed=0, dark=False),
+        "target": draw(top / "target", n=36, seed=1, dark=True),
+        "flat": draw(top / "flat", n=12, seed=2, dark=True, flat=True),
+        "cache": top / "cache",
+    }
+
+
+def adapt(drawn: dict[str, Path], workdir: Path, **more: object):
+    options = {
+        "source": drawn["source"], "target": drawn["target"], "backbone": "small_cnn",
+        "weights": "none", "image_size": 16, "workdir": workdir, "cache": drawn["cache"],
+        "epochs": 2, "bottleneck": 8, "batch_size": 16, "export": "none", "precision": "float32",
+    } | more  # fmt: skip
+    return tltf("adapt", **options)
+
+
+def test_the_whole_story(drawn: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = adapt(drawn, run, method="mmd", export="auto")
+    assert done.code == 0, done.err
+    report = json.loads((run / "report" / "report.json").read_text())
+    ours, base = report["metrics"], report["baselines"]["source_only"]["metrics"]
+    assert ours["accuracy"]["n"] == base["accuracy"]["n"] == 36
+    assert report["adaptation"]["distance"]["mmd"]["p_value"] < 0.05
+    assert set(report["adaptation"]["selection"]["criteria"]) == {"source_only", "mmd"}
+    assert report["verdict"]["n"] == 36
+    # First the distance, then the choice, and both before any number.
+    lines = done.err.splitlines()
+    said = [next(i for i, row in enumerate(lines) if text in row) for text in
+            ("source and target differ", "no target label was used")]  # fmt: skip
+    assert said == sorted(said)
+    assert "source-only accuracy" in done.out
+    # The run evaluates, predicts and exports like any other.
+    again = tltf("evaluate", run=run, data=drawn["target"])
+    assert again.code == 0, again.err
+    assert f"accuracy {ours['accuracy']['value']:.3f}" in again.out
+    rows = tltf("predict", model=run, inputs=f"{drawn['flat']}/*").rows
+    assert [row["label"] in CLASSES for row in rows] == [True] * 12
+    assert list((run / "export").iterdir())
+    before = tree(run)
+    assert adapt(drawn, run, method="mmd", export="auto").code == 0
+    assert tree(run) == before
+    other = adapt(drawn, run, method="dann", export="auto")
+    assert other.code == 78
+    assert "adapt.method" in other.last_line
+
+
+def test_target_labels_change_nothing_but_the_final_number(
+    drawn: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same files under wrong class folders, and flat: the same model, bit for bit."""
+    wrong, flat = tmp_path / "wrong", tmp_path / "flat"
+    flat.mkdir()
+    for path in sorted(drawn["target"].rglob("*.png")):
+        label = CLASSES[(CLASSES.index(path.parent.name) + 1) % 3]
+        (wrong / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, wrong / label / path.name)
+        shutil.copy(path, flat / path.name)
+    weights = []
+    for name, target in (("a", drawn["target"]), ("b", wrong), ("c", flat)):
+        done = adapt(drawn, tmp_path / name, target=target, method="auto", seed=3)
+        assert done.code == 0, done.err
+        report = json.loads((tmp_path / name / "report" / "report.json").read_text())
+        weights.append(report["adaptation"]["selection"]["chosen"])
+    # The order of the records differs with the folders, so the choice is compared, and the flat
+    # folder has no number at all.
+    assert report["metrics"] == {}
+    assert weights[0] == weights[2]
+
+
+@pytest.mark.parametrize("method", [m for m in ADAPT_METHODS if m not in ("auto", "mmd")])
+def test_every_method_runs_from_the_command_line(
+    method: str, drawn: dict[str, Path], tmp_path: Path
+) -> None:
+    done = adapt(drawn, tmp_path / "run", method=method, epochs=1)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert report["adaptation"]["selection"]["chosen"] == method
+    if method in ("kmm", "kliep", "ulsif", "domain_classifier"):
+        assert "effective sample size" in report["adaptation"]["notes"][0]
+
+
+def test_the_same_seed_gives_the_same_run(drawn: dict[str, Path], tmp_path: Path) -> None:
+    names = ("report/predictions.jsonl", "history.jsonl", "weights/model.safetensors")
+    for name in ("a", "b"):
+        assert adapt(drawn, tmp_path / name, method="cdan_e", seed=5).code == 0
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_part_of_the_backbone_can_train_too(drawn: dict[str, Path], tmp_path: Path) -> None:
+    done = adapt(drawn, tmp_path / "run", method="dann", unfreeze="last:1")
+    assert done.code == 0, done.err
+
+
+def test_what_cannot_be_adapted_is_said(drawn: dict[str, Path], tmp_path: Path) -> None:
+    other = draw(tmp_path / "other", n=6, seed=0, dark=False)
+    (other / "bar").rename(other / "baar")
+    for options, code, text in (
+        ({"target": other}, 65, "classes that the source does not have: baar"),
+        ({"target": "nowhere"}, 66, "--target=nowhere"),
+        ({"method": "mdm"}, 64, "mdm"),
+        ({"unfreeze": "all"}, 64, "leaves nothing frozen"),
+        ({"term_weight": -1}, 64, "term_weight"),
+        ({"source": ""}, 64, "--source is missing"),
+    ):
+        done = adapt(drawn, tmp_path / "run", **options)
+        assert done.code == code, done.err
+        assert text in done.err
+
+
+def test_the_family_is_public() -> None:
+    assert library.adapt.training_model.__doc__
+    assert library.transfer.MMD.__doc__

@@ -1,0 +1,307 @@
+"""Stages 2 and 3 of an adaptation: both domains' features, the methods, the report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tltf import recipes, storage
+from tltf.data.batches import Batches
+from tltf.data.cachefolder import cache_folder
+from tltf.data.manifest import Manifest
+from tltf.errors import ArgumentError, printable
+from tltf.evaluation import calibration, evaluate, rejection, verdict
+from tltf.models import heads
+from tltf.models.classifier import backbone_of, classifier
+from tltf.rundir import RunDir
+from tltf.spec import TransferSpec
+from tltf.stages import domainfit
+from tltf.stages.domainfit import Features, Fitted
+from tltf.stages.reporting import write_report
+from tltf.stages.training import committed, planned_model, targets_of
+from tltf.terminal import Bar
+from tltf.trained import Trained
+from tltf.training import boundary as boundaries
+from tltf.training import features as stored
+from tltf.training import freezing
+from tltf.training.boundary import Boundary
+from tltf.training.interrupts import StopRequest, stop_requests
+from tltf.transfer.distances import distance_report
+from tltf.transfer.domain_norm import DomainBatchNormalization, adapt_batch_norm
+from tltf.transfer.unlabelled import criteria
+
+Say = Callable[[str], None]
+
+SOURCE_ONLY = "source_only"
+CANDIDATES = ("mmd", "mcc", "meda")
+"""What ``--method=auto`` tries beside the source alone; docs/transfer.md has the measurements."""
+
+JUDGED = "chosen without target labels, by the soft neighbourhood density of the predictions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """What the stage leaves: the adapted model, the source-only answers, and how it came."""
+
+    trained: Trained
+    plan: recipes.Plan
+    chosen: Fitted
+    baseline: Fitted
+    distance: dict[str, Any]
+    selection: dict[str, Any]
+
+
+def run_adapting(
+    spec: TransferSpec, manifest: Manifest, run: RunDir, *, say: Say, progress: bool
+) -> Adapted:
+    """Trains the source-only head and the method's on stored features, commits ``weights/``.
+
+    Everything follows from the seed, and the features are kept in the store: the same command
+    after a kill gives the same run.
+    """
+    plan, model = planned_model(spec, manifest)
+    plan = committed(plan, run)
+    spec, phase = plan.spec, plan.spec.phases[-1]
+    for choice in plan.choices:
+        say(str(choice))
+    if spec.adapt.method == "dsbn":
+        model = _with_domain_norm(model)
+    result = Trained(
+        model=model,
+        task=manifest.task,
+        classes=manifest.classes,
+        image_size=spec.backbone.image_size or 0,
+    )
+    freezing.set_trainable(model, phase.unfreeze or "none", batch_norm=phase.batch_norm)
+    cut = boundaries.split(model)
+    if cut is None:
+        raise ArgumentError(
+            f"unfreeze={phase.unfreeze!r} leaves nothing frozen whose features could be kept",
+            where="--unfreeze",
+            next_action="use --unfreeze=none or last:N",
+        )
+    found = _features(result, cut, spec, manifest, say=say, progress=progress)
+    distance = distance_report(
+        found.pooled(found.train), found.pooled(found.target), seed=spec.seed
+    )
+    say(distance["sentence"])
+    with stop_requests() as stop:
+        fitted = _candidates(cut.tail, found, spec, n_classes=len(manifest.classes), stop=stop,
+                             say=say)  # fmt: skip
+    selection, chosen = _selected(fitted, found, spec)
+    say(selection["sentence"])
+    domainfit.restored(cut.tail, chosen.weights)
+    if spec.adapt.method == "adabn":
+        chosen = _with_target_statistics(result, manifest, chosen)
+    rule = rejection.fit_rule(chosen.val_logits, found.val_labels, task=result.task)
+    result = dataclasses.replace(result, rule=rule)
+    result.save(run.weights)
+    return Adapted(
+        trained=result,
+        plan=plan,
+        chosen=chosen,
+        baseline=fitted[SOURCE_ONLY],
+        distance=distance,
+        selection=selection,
+    )
+
+
+def _candidates(
+    tail: keras.Model,
+    found: Features,
+    spec: TransferSpec,
+    *,
+    n_classes: int,
+    stop: StopRequest,
+    say: Say,
+) -> dict[str, Fitted]:
+    """The source alone and the method, or every candidate of ``auto``, each from one start."""
+    start = [np.array(v.numpy()) for v in tail.variables]
+    method = spec.adapt.method
+    methods = CANDIDATES if method == "auto" else (method,)
+    fitted = {}
+    for name in dict.fromkeys((SOURCE_ONLY, *methods)):
+        domainfit.restored(tail, start)
+        fitted[name] = domainfit.fit_method(
+            SOURCE_ONLY if name == "adabn" else name,
+            tail,
+            found,
+            phase=spec.phases[-1],
+            n_classes=n_classes,
+            batch_size=max(2, spec.batch_size or 64),
+            seed=spec.seed,
+            weight=spec.adapt.weight,
+            stop=stop,
+        )
+        for note in fitted[name].notes:
+            say(f"{name}: {note}")
+    return fitted
+
+
+def _selected(
+    fitted: dict[str, Fitted], found: Features, spec: TransferSpec
+) -> tuple[dict[str, Any], Fitted]:
+    """The method that was asked for, or auto's choice; with every criterion for each."""
+    weights = domainfit.importance(found)
+    rows = {}
+    for name, fit in fitted.items():
+        val, target = (_softmax(z) for z in (fit.val_logits, fit.target_logits))
+        rows[name] = criteria(val, found.val_labels, target, weights=weights).as_dict()
+    if spec.adapt.method == "auto":
+        name = max(rows, key=lambda method: rows[method]["density"])
+        sentence = f"{name}: {JUDGED}, among {', '.join(rows)}"
+    else:
+        name = spec.adapt.method
+        sentence = f"{name}: as asked for; no target label was used"
+    return {"chosen": name, "criteria": rows, "sentence": sentence}, fitted[name]
+
+
+def run_adaptation_report(
+    done: Adapted, manifest: Manifest, run: RunDir, *, command: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Evaluates on the target if it has labels, and commits the report."""
+    trained, spec = done.trained, done.plan.spec
+    data = trained.batches(manifest.split("test"))
+    logits = trained.logits(data)
+    extra = {
+        "distance": done.distance,
+        "selection": done.selection,
+        "notes": list(done.chosen.notes),
+    }
+    context: dict[str, Any] = {
+        "data": evaluate.data_block(manifest),
+        "plan": [
+            {"choice": c.field, "value": c.value, "reason": c.reason} for c in done.plan.choices
+        ],
+        "provenance": evaluate.provenance_block(
+            spec=json.loads(spec.to_json()),
+            command=command,
+            hashes={
+                "data": manifest.digest(),
+                "weights": storage.file_sha256(run.weights / "model.safetensors"),
+            },
+        ),
+    }
+    baseline = calibration.apply_temperature(done.baseline.target_logits, 1.0, task=trained.task)
+    labelled = all(record.label is not None for record in data.records)
+    if labelled:
+        targets = targets_of(data)
+        found = evaluate.build_report(
+            logits,
+            targets,
+            task=trained.task,
+            classes=trained.classes,
+            rule=trained.rule,
+            baselines={SOURCE_ONLY: baseline},
+            verdict=verdict.compare(
+                logits.argmax(axis=1) == targets,
+                baseline.argmax(axis=1) == targets,
+                a_name="transfer",
+                b_name="the source-only model",
+            ),
+            seed=spec.seed,
+            **context,
+        ) | {"adaptation": extra}
+        write_report(run.report, found, done.chosen.history, title=run.path.name)
+    else:
+        found = {
+            "task": trained.task,
+            "n": data.n,
+            "classes": list(trained.classes),
+            "metrics": {},
+            "baselines": {},
+            "verdict": None,
+            **context,
+            "adaptation": extra,
+        }
+        run.report.mkdir(exist_ok=True)
+        storage.write_json(run.report / "report.json", found)
+    history = "".join(json.dumps(row) + "\n" for row in done.chosen.history)
+    storage.write_text(run.history, history)
+    storage.write_text(run.report / "predictions.jsonl", "".join(_rows(done, data, logits)))
+    return found
+
+
+def _rows(done: Adapted, data: Batches, logits: np.ndarray) -> Iterator[str]:
+    """One JSON line per target record."""
+    trained = done.trained
+    p = calibration.apply_temperature(logits, trained.rule.temperature, task=trained.task)
+    for i, record in enumerate(data.records):
+        row = {
+            "id": printable(record.id),
+            "label": record.label,
+            "predicted": trained.classes[p[i].argmax()],
+            "probabilities": [round(float(x), 6) for x in p[i]],
+            "baselines": {SOURCE_ONLY: trained.classes[done.baseline.target_logits[i].argmax()]},
+        }
+        yield json.dumps(row) + "\n"
+
+
+def _features(
+    model: Trained,
+    cut: Boundary,
+    spec: TransferSpec,
+    manifest: Manifest,
+    *,
+    say: Say,
+    progress: bool,
+) -> Features:
+    """What crosses the boundary, for every record of both domains, through the store."""
+    parts = {name: model.batches(manifest.split(name)) for name in ("train", "val", "test")}
+    with _store_folder(spec) as folder:
+        store = stored.opened_store(
+            folder, cut, image_size=model.image_size, dtype=spec.cache_dtype
+        )
+        compute, rows = stored.compiled(cut.prefix), sum(data.n for data in parts.values())
+        computed = 0
+        with store.locked(), Bar("features", rows, unit="images", shown=progress) as bar:
+            for data in parts.values():
+                computed += stored.extract(store, compute, data, view=None, progress=bar.advance)
+        say(f"cache: {cut}: {computed} rows computed, {rows - computed} found")
+        arrays = {
+            name: tuple(np.asarray(a, np.float32) for a in store.gather(stored.view_keys(data, 0)))
+            for name, data in parts.items()
+        }
+    return Features(
+        train=arrays["train"],
+        labels=targets_of(parts["train"]),
+        val=arrays["val"],
+        val_labels=targets_of(parts["val"]),
+        target=arrays["test"],
+    )
+
+
+@contextlib.contextmanager
+def _store_folder(spec: TransferSpec) -> Iterator[Path]:
+    if spec.cache == "off":
+        with tempfile.TemporaryDirectory(prefix="tltf-features-") as folder:
+            yield Path(folder)
+    else:
+        yield cache_folder() / "features" if spec.cache == "auto" else Path(spec.cache)
+
+
+def _with_domain_norm(model: keras.Model) -> keras.Model:
+    """The classifier with statistics per domain after the pooling of its head."""
+    pool, *rest = model.get_layer(heads.HEAD).layers
+    norm = DomainBatchNormalization(dtype="float32", name="domain_norm")
+    return classifier(backbone_of(model), keras.Sequential([pool, norm, *rest], name=heads.HEAD))
+
+
+def _with_target_statistics(model: Trained, manifest: Manifest, fitted: Fitted) -> Fitted:
+    """AdaBN: the backbone's BatchNorm statistics become the target's; nothing else moves."""
+    target = model.batches(manifest.split("test"))
+    adapt_batch_norm(model.model, (x for x, _, _ in target.eval_dataset()))
+    return dataclasses.replace(fitted, target_logits=model.logits(target))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return calibration.apply_temperature(logits, 1.0, task="single_label")

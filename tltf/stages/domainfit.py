@@ -1,0 +1,213 @@
+"""One head trained on stored features of two domains, with a method of adaptation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tltf import adapt
+from tltf.errors import ArgumentError
+from tltf.spec import Phase
+from tltf.training import loop, objectives
+from tltf.training.interrupts import StopRequest
+from tltf.training.optimizers import build_optimizer
+from tltf.transfer import distances, manifold, pseudolabels, reweighting, shallow
+from tltf.transfer.domains import Domain, DomainEpochs
+from tltf.transfer.kernels import Floats
+from tltf.transfer.shallow import Labels
+
+Scores = Callable[[Floats, Labels, Floats], Floats]
+
+MOST_SHALLOW = 5000
+"""Rows of both domains together beyond which an n x n system takes minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Inputs of the tail for each part, the source's labels, and pooled vectors for kernels."""
+
+    train: tuple[np.ndarray, ...]
+    labels: Labels
+    val: tuple[np.ndarray, ...]
+    val_labels: Labels
+    target: tuple[np.ndarray, ...]
+
+    def pooled(self, arrays: tuple[np.ndarray, ...]) -> Floats:
+        """``[n, D]``: the mean over positions of a map."""
+        first = arrays[0].astype(np.float64)
+        return first.mean(axis=tuple(range(1, first.ndim - 1))) if first.ndim > 2 else first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a method left: the tail's weights, its answers, and what it said about itself."""
+
+    method: str
+    weights: list[np.ndarray]
+    val_logits: np.ndarray
+    target_logits: np.ndarray
+    history: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
+def fit_method(
+    method: str,
+    tail: keras.Model,
+    features: Features,
+    *,
+    phase: Phase,
+    n_classes: int,
+    batch_size: int,
+    seed: int,
+    weight: float | None,
+    stop: StopRequest | None,
+) -> Fitted:
+    """Trains ``tail`` from the weights it has, by ``method``.
+
+    Terms of :mod:`tltf.adapt` train with both domains; shallow methods give the target labels to
+    learn from beside the source's; density ratios weigh the source.
+
+    Raises:
+      ArgumentError: a shallow method with more examples than its square matrix allows.
+      DivergenceError, InterruptedRun: from the loop.
+    """
+    one_hot = np.eye(n_classes, dtype=np.float32)
+    weights, notes, pseudo = None, (), None
+    if method in WEIGHTINGS:
+        weights, notes = _source_weights(method, features)
+    elif method in SHALLOW:
+        pseudo, confidence = _pseudo_labels(method, features, n_classes)
+    source = Domain(features.train, one_hot[features.labels], weights=weights)
+    target = Domain(features.target)
+    if pseudo is not None:
+        target = Domain(features.target, one_hot[pseudo], weights=confidence)
+    data = DomainEpochs(source, target, batch_size=batch_size, seed=seed)
+    steps = (phase.epochs or 0) * data.steps_per_epoch
+    terms = ()
+    if method in adapt.TERMS:
+        terms = adapt.terms_for(method, weight=weight, steps=steps, seed=seed)
+    training = adapt.training_model(tail, *terms)
+    training.compile(
+        optimizer=build_optimizer(phase, steps=max(1, steps)),
+        loss=objectives.loss_for("single_label"),
+        jit_compile=False,
+    )
+    training.optimizer.build(training.trainable_variables)
+    recorder = _History(method)
+    callbacks = keras.callbacks.CallbackList([recorder], model=training, epochs=phase.epochs)
+    loop.run_epochs(training, data, epochs=phase.epochs or 0, callbacks=callbacks, stop=stop)
+    return Fitted(
+        method=method,
+        weights=[np.array(v.numpy()) for v in tail.variables],
+        val_logits=_predicted(training, (*features.val, np.zeros(len(features.val_labels)))),
+        target_logits=_predicted(training, (*features.target, np.ones(target.n))),
+        history=recorder.rows,
+        notes=notes,
+    )
+
+
+def _standardized_pair(features: Features) -> tuple[Floats, Floats]:
+    return (
+        shallow.standardized(features.pooled(features.train)),
+        shallow.standardized(features.pooled(features.target)),
+    )
+
+
+def _pseudo_labels(method: str, features: Features, n_classes: int) -> tuple[Labels, np.ndarray]:
+    """Labels of the target and how much each counts, by a shallow method."""
+    s, t = _standardized_pair(features)
+    if len(s) + len(t) > MOST_SHALLOW and method in ("tca", "jda", "bda", "meda", "propagation"):
+        raise ArgumentError(
+            f"{len(s) + len(t)} examples with method={method!r}, whose work grows with their cube;"
+            f" at most {MOST_SHALLOW}",
+            where="--method",
+            next_action="use --method=coral or --method=mmd, or fewer examples",
+        )
+    scores = SHALLOW[method](s, features.labels, t)
+    full = np.zeros((len(t), n_classes))
+    full[:, : scores.shape[1]] = scores
+    return full.argmax(axis=1), np.ones(len(t))
+
+
+def _head(aligned: shallow.Aligned, labels: Labels) -> Floats:
+    return pseudolabels.self_training(aligned.source, labels, aligned.target, rounds=0)
+
+
+def _votes(labels: Labels) -> Floats:
+    return np.eye(int(labels.max()) + 1)[labels]
+
+
+SHALLOW: dict[str, Scores] = {
+    "coral": lambda s, y, t: _head(shallow.coral_align(s, t), y),
+    "subspace": lambda s, y, t: _head(shallow.subspace_align(s, t), y),
+    "tca": lambda s, y, t: _head(shallow.tca(s, t), y),
+    "jda": lambda s, y, t: _votes(shallow.jda(s, y, t).labels),
+    "bda": lambda s, y, t: _votes(shallow.jda(s, y, t, balance=0.5).labels),
+    "meda": lambda s, y, t: manifold.meda(s, y, t, balance=0.5),
+    "propagation": lambda s, y, t: pseudolabels.label_propagation(s, y, t),
+    "self_training": lambda s, y, t: pseudolabels.self_training(s, y, t, strength=0.01),
+}
+
+
+WEIGHTINGS: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "domain_classifier": reweighting.domain_classifier_weights,
+    "kmm": reweighting.kmm,
+    "kliep": reweighting.kliep,
+    "ulsif": reweighting.ulsif,
+}
+
+
+def _source_weights(method: str, features: Features) -> tuple[np.ndarray, tuple[str, ...]]:
+    s, t = features.pooled(features.train), features.pooled(features.target)
+    scale = np.concatenate([s, t]).std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    # Kernels want few dimensions: the leading directions of both domains together.
+    axes = shallow.principal_axes(np.concatenate([s, t]) / scale)[:, :20]
+    w = WEIGHTINGS[method](s / scale @ axes, t / scale @ axes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        size = reweighting.effective_sample_size(w)
+    notes = (f"effective sample size {size:.1f} of {len(w)} source examples",)
+    return w, (*notes, *(str(warning.message) for warning in caught))
+
+
+def importance(features: Features) -> Floats:
+    """Density ratios of the held-out source examples, for the weighted risk."""
+    val, target = features.pooled(features.val), features.pooled(features.target)
+    rng = np.random.default_rng(0)
+    return reweighting.domain_classifier_weights(
+        val, distances.drawn(target, 2000, rng), strength=0.01
+    )
+
+
+def _predicted(model: keras.Model, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
+    rows = len(inputs[0])
+    parts = []
+    for start in range(0, rows, 256):
+        batch = [np.asarray(a[start : start + 256], np.float32) for a in inputs]
+        parts.append(np.asarray(model(batch, training=False)))
+    return np.concatenate(parts) if parts else np.empty((0, model.output_shape[-1]))
+
+
+class _History(keras.callbacks.Callback):
+    """Rows of history.jsonl."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self.phase_name, self.rows = phase, list[dict[str, Any]]()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.rows.append(
+            {"phase": self.phase_name, "epoch": epoch + 1, "loss": float(logs["loss"])}
+        )
+
+
+def restored(tail: keras.Model, weights: list[np.ndarray]) -> None:
+    """Puts weights back that :class:`Fitted` or a copy of ``tail.variables`` holds."""
+    for variable, value in zip(tail.variables, weights, strict=True):
+        variable.assign(value)
