@@ -16,7 +16,7 @@ TYPED := $(addprefix tltf/,errors.py methods.py policies.py spec.py recipes.py s
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check bench bench-transfer clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test-all  the slow tests too'
 	@echo 'make check     format, lint, types, then make test'
 	@echo 'make bench     side-by-side measurements'
+	@echo 'make bench-transfer  transfer methods against the source alone'
 	@echo 'make clean     removes .venv, caches and build litter'
 
 demo: $(VENV)/.installed
@@ -45,6 +46,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(RUN) -m experiments.benchmarks.run
+
+bench-transfer: $(VENV)/.installed
+	$(RUN) -m experiments.benchmarks.transfer
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

@@ -16,6 +16,32 @@ ADAPT_METHODS = (
 )  # fmt: skip
 """What ``tltf adapt --method`` takes; :mod:`tltf.stages.adapting` carries them out."""
 
+REGULARIZERS = ("none", "l2sp", "bss")
+
+
+def regularizer(text: str) -> tuple[str, float]:
+    """Kind and factor of ``none``, ``l2sp:ALPHA`` or ``bss:ETA``.
+
+    Raises:
+      ArgumentError: another form.
+
+    >>> regularizer("l2sp:0.01"), regularizer("none")
+    (('l2sp', 0.01), ('none', 0.0))
+    """
+    kind, _, rest = text.partition(":")
+    try:
+        factor = float(rest) if kind != "none" else 0.0
+    except ValueError:
+        factor = math.nan
+    if kind not in REGULARIZERS or not 0 <= factor < math.inf or (kind == "none" and rest):
+        raise ArgumentError(
+            f"regularizer={text!r}, expected none, l2sp:FACTOR or bss:FACTOR"
+            f"{nearest(kind, REGULARIZERS) if kind not in REGULARIZERS else ''}",
+            where="--regularizer",
+            next_action="for example --regularizer=l2sp:0.01",
+        )
+    return kind, factor
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptSpec:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tltf.errors import ArgumentError, nearest
-from tltf.methods import AdaptSpec as AdaptSpec
+from tltf.methods import AdaptSpec, regularizer
 from tltf.policies import policy
 
 TASKS = ("auto", "single_label", "multi_label", "regression")
@@ -199,10 +199,19 @@ class TransferSpec:
     baselines: bool = False
     export: str = "auto"
     adapt: AdaptSpec = field(default_factory=AdaptSpec)
+    regularizer: str = "none"
+    teacher: str = ""
 
     def __post_init__(self) -> None:
         if self.augment is not None:
             policy(self.augment)
+        regularizer(self.regularizer)
+        if self.teacher and self.mix != "none":
+            raise ArgumentError(
+                f"teacher with mix={self.mix!r}, whose images it has not seen",
+                where="--teacher",
+                next_action="use --mix=none",
+            )
         _one_of("mix", self.mix, MIXES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("jit", self.jit, JITS)

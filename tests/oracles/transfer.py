@@ -185,3 +185,62 @@ def neighbourhood_density(p: np.ndarray, temperature: float) -> float:
         q = np.array(e) / sum(e)
         total -= sum(v * np.log(v) for v in q)
     return float(total / len(f))
+
+
+def huber(x: float) -> float:
+    return 0.5 * x * x if abs(x) <= 1 else abs(x) - 0.5
+
+
+def relational_distance(s: np.ndarray, t: np.ndarray) -> float:
+    """Park et al. 2019, equations 4 to 7, over ordered pairs."""
+    n = len(s)
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+
+    def scaled(x: np.ndarray) -> list[float]:
+        d = [float(np.linalg.norm(x[i] - x[j])) for i, j in pairs]
+        return [v / np.mean(d) for v in d]
+
+    return float(np.mean([huber(a - b) for a, b in zip(scaled(t), scaled(s), strict=True)]))
+
+
+def relational_angle(s: np.ndarray, t: np.ndarray) -> float:
+    """Park et al. 2019, equations 8 to 10; a pair of equal examples has the angle 0."""
+    n, total = len(s), 0.0
+
+    def angle(x: np.ndarray, i: int, j: int, k: int) -> float:
+        a, b = x[i] - x[j], x[k] - x[j]
+        length = np.linalg.norm(a) * np.linalg.norm(b)
+        return float(a @ b / length) if length else 0.0
+
+    for j in range(n):
+        for i in range(n):
+            for k in range(n):
+                total += huber(angle(t, i, j, k) - angle(s, i, j, k))
+    return total / n**3
+
+
+def similarity_preserving(s: np.ndarray, t: np.ndarray) -> float:
+    """Tung & Mori 2019, equations 2 to 4."""
+
+    def similarities(x: np.ndarray) -> np.ndarray:
+        g = x @ x.T
+        return np.stack([row / np.linalg.norm(row) for row in g])
+
+    return float(np.sum((similarities(t) - similarities(s)) ** 2) / len(s) ** 2)
+
+
+def distilled(s: np.ndarray, t: np.ndarray, temperature: float) -> float:
+    """Hinton et al. 2015, section 2, as a divergence."""
+    p, q = softmax(t / temperature), softmax(s / temperature)
+    return float(temperature**2 * np.mean(np.sum(p * (np.log(p) - np.log(q)), axis=1)))
+
+
+def prototypical(s: np.ndarray, ys: np.ndarray, q: np.ndarray, yq: np.ndarray) -> float:
+    """Snell et al. 2017, equations 1 and 2."""
+    ways = int(ys.max()) + 1
+    means = [np.mean([s[i] for i in range(len(s)) if ys[i] == c], axis=0) for c in range(ways)]
+    losses = []
+    for x, y in zip(q, yq, strict=True):
+        e = [np.exp(-np.sum((x - m) ** 2)) for m in means]
+        losses.append(-np.log(e[y] / sum(e)))
+    return float(np.mean(losses))

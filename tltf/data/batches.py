@@ -46,6 +46,7 @@ class Batches:
       class_weights: class name -> weight, as :func:`class_weights` gives; None for 1 each.
       views: epoch e is augmented as epoch ``e mod views``, so that as many augmented views of
         an example can be kept; 0 for a new one every epoch.
+      soft_targets: float ``[n, C]`` to train on instead of the labels; evaluation keeps those.
 
     Raises:
       ArgumentError: a batch size below 1, an unknown mix or policy, a mix that does not fit the
@@ -58,8 +59,7 @@ class Batches:
           manifest.split("train"), classes=manifest.classes, task=manifest.task,
           image_size=224, batch_size=32, augment="light",
       )
-      for epoch in range(3):
-          for x, y, weight in batches.train_dataset(epoch): ...
+      model.fit(batches.train_dataset(0))
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Batches:
         mix: str = "none",
         class_weights: Mapping[str, float] | None = None,
         views: int = 0,
+        soft_targets: np.ndarray | None = None,
     ) -> None:
         _check(records, task=task, batch_size=batch_size, mix=mix, class_weights=class_weights)
         self.records = tuple(records)
@@ -94,6 +95,7 @@ class Batches:
         self._weights = tf.constant(weights)
         self._train_weights = tf.constant(weights * np.array(factors, np.float32))
         self._labels = tf.constant(self._label_array())
+        self._soft = None if soft_targets is None else tf.constant(soft_targets, tf.float32)
 
     @property
     def n(self) -> int:
@@ -135,7 +137,7 @@ class Batches:
             def example(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
                 i = tf.random.experimental.index_shuffle(position, order[e], self.n - 1)
                 seed = tf.stack([augmenting[e], self._keys[i]])
-                return self._image(i, seed), self._target(i), self._train_weights[i]
+                return self._image(i, seed), self._target(i, soft=True), self._train_weights[i]
 
             first = tf.where(e == 0, tf.constant(start_step, tf.int64), 0)
             positions = tf.data.Dataset.range(first * self.batch_size, self.n)
@@ -150,7 +152,7 @@ class Batches:
 
     def train_targets(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """``y`` and ``sample_weight`` of the training examples ``i``, int ``[b]``."""
-        return self._target(i), tf.gather(self._train_weights, i)
+        return self._target(i, soft=True), tf.gather(self._train_weights, i)
 
     def record_weights(self) -> np.ndarray:
         """float32 ``[n]``: ``sample_weight`` of :meth:`eval_dataset`."""
@@ -230,9 +232,10 @@ class Batches:
         image = load_image(self._paths[i], self.image_size)
         return image if seed is None else augment(image, self.policy, seed=seed)
 
-    def _target(self, i: tf.Tensor) -> tf.Tensor:
-        labels = tf.gather(self._labels, i)
-        if self.task == "single_label":
+    def _target(self, i: tf.Tensor, *, soft: bool = False) -> tf.Tensor:
+        soft = soft and self._soft is not None
+        labels = tf.gather(self._soft if soft else self._labels, i)
+        if self.task == "single_label" and not soft:
             return tf.one_hot(labels, len(self.classes), dtype=tf.float32)
         return labels
 

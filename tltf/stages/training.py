@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
-from tltf import recipes, storage
+from tltf import methods, recipes, storage
 from tltf.backbones import backbone as build_backbone
 from tltf.backbones import catalog
 from tltf.backbones.network import Backbone
@@ -18,16 +19,19 @@ from tltf.data import prepare
 from tltf.data.batches import Batches, class_weights
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest
-from tltf.evaluation import rejection
+from tltf.errors import ArgumentError, named_list
+from tltf.evaluation import calibration, rejection
 from tltf.models import heads
-from tltf.models.classifier import classifier
+from tltf.models.classifier import backbone_of, classifier
 from tltf.models.initial import seeded_initializers
-from tltf.rundir import RunDir
+from tltf.rundir import RunDir, existing
 from tltf.spec import TransferSpec
 from tltf.trained import Trained
+from tltf.trained import load as load_trained
 from tltf.training import environment
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
+from tltf.transfer import anchors
 
 Say = Callable[[str], None]
 
@@ -92,7 +96,20 @@ def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan,
             seed=plan.spec.seed,
             **dataclasses.asdict(plan.spec.head),
         )
-        return plan, classifier(network, head)
+        return plan, regularized(classifier(network, head), plan.spec.regularizer)
+
+
+def regularized(model: keras.Model, text: str) -> keras.Model:
+    """The model with L2-SP on its weights or spectral shrinkage on its pooled features."""
+    kind, factor = methods.regularizer(text)
+    if kind == "l2sp":
+        anchors.l2_sp(model, factor)
+    elif kind == "bss":
+        pool, *rest = model.get_layer(heads.HEAD).layers
+        shrink = anchors.BatchSpectralShrinkage(factor, name="shrink")
+        network = backbone_of(model)
+        model = classifier(network, keras.Sequential([pool, shrink, *rest], name=heads.HEAD))
+    return model
 
 
 def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
@@ -145,6 +162,7 @@ def _fit(
         weights = class_weights(train, classes=manifest.classes, mode=spec.class_weight)
     batches = Batches(
         train,
+        soft_targets=_teacher_targets(spec, manifest, say) if spec.teacher else None,
         classes=manifest.classes,
         task=manifest.task,
         image_size=result.image_size,
@@ -172,6 +190,27 @@ def _fit(
             save_seconds=save_seconds,
             progress=progress,
         )
+
+
+def _teacher_targets(spec: TransferSpec, manifest: Manifest, say: Say) -> np.ndarray:
+    """The mean of the labels and the teacher's probabilities, of the training images unchanged.
+
+    Cross-entropy with it is Hinton's sum of both losses at temperature 1, and the teacher sees
+    each image once.
+    """
+    teacher = load_trained(existing(spec.teacher).weights)
+    if teacher.task != "single_label" or teacher.classes != manifest.classes:
+        raise ArgumentError(
+            f"the teacher is {teacher.task} with {named_list(teacher.classes)}, the data"
+            f" {manifest.task} with {named_list(manifest.classes)}",
+            where=f"--teacher={spec.teacher}",
+            next_action="name a run on the same classes",
+        )
+    data = teacher.batches(manifest.split("train"))
+    said = calibration.apply_temperature(teacher.logits(data), 1.0, task=teacher.task)
+    right = (said.argmax(axis=1) == data.targets().argmax(axis=1)).mean()
+    say(f"teacher: {spec.teacher}, right on {right:.1%} of the training images")
+    return (data.targets() + said.astype(np.float32)) / 2.0
 
 
 def _cache(spec: TransferSpec, say: Say) -> Cache | None:

@@ -1,0 +1,300 @@
+"""The rows of ``experiments.benchmarks.transfer`` that train networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+import tltf
+from experiments.benchmarks.transfer import shared, summary
+from tltf.data import prepare
+from tltf.errors import InputMissingError
+from tltf.models import heads
+from tltf.models.classifier import classifier
+from tltf.spec import DataSpec, Phase
+from tltf.stages import domainfit
+from tltf.stages.domainfit import Features, fit_method
+from tltf.training import boundary, freezing
+from tltf.transfer import fewshot as few
+from tltf.transfer import metalearning
+
+DIGITS = ("source_only", "mmd", "deep_coral", "dann", "cdan_e", "mcc")
+PACS = (
+    "source_only", "mmd", "dan", "jan", "deep_coral", "dann", "cdan_e", "mcc", "entropy", "afn",
+    "dsbn", "coral", "subspace", "tca", "jda", "meda", "propagation", "self_training", "kmm",
+    "domain_classifier",
+)  # fmt: skip
+
+
+def digits(seeds: int, methods: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """2,000 MNIST and 1,800 USPS images of 16 px; a small CNN from scratch, no augmentation."""
+    with np.load(shared("images/digits_mnist_usps/public.npz")) as found:
+        mnist = tf.image.resize(found["mnist_x"][..., None] / 255.0, (16, 16), antialias=True)
+        usps = found["usps_x"].reshape(-1, 16, 16, 1)
+        domains = {
+            "mnist": (np.asarray(mnist, np.float32), found["mnist_y"].astype(int)),
+            "usps": (usps.astype(np.float32), found["usps_y"].astype(int)),
+        }
+    sizes = {"mnist": 2000, "usps": 1800}
+    for a, b in (("mnist", "usps"), ("usps", "mnist")):
+        right: dict[str, list[np.ndarray]] = {}
+        for seed in range(seeds):
+            rng = np.random.default_rng(seed)
+            (x_s, y_s), (x_t, y_t) = (
+                tuple(part[i] for part in domains[d])
+                for d in (a, b)
+                for i in [rng.choice(len(domains[d][0]), sizes[d], replace=False)]
+            )
+            for method in dict.fromkeys(("source_only", *(methods or DIGITS))):
+                answers = _digits_once(method, x_s, y_s, x_t, seed)
+                right.setdefault(method, []).append(answers == y_t)
+        for name, rows in right.items():
+            base = None if name == "source_only" else np.stack(right["source_only"])
+            yield summary(f"digits, {a}>{b}", name, np.stack(rows), base)
+
+
+def _digits_once(
+    method: str, x_s: np.ndarray, y_s: np.ndarray, x_t: np.ndarray, seed: int, *, epochs: int = 10
+) -> np.ndarray:
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 1)),
+            layers.Conv2D(24, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(48, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+    data = tltf.adapt.DomainEpochs(
+        tltf.adapt.Domain((x_s,), np.eye(10, dtype="float32")[y_s]),
+        tltf.adapt.Domain((x_t,)),
+        batch_size=64,
+        seed=seed,
+    )
+    steps = epochs * data.steps_per_epoch
+    terms = tltf.adapt.terms_for(method, steps=steps, seed=seed)
+    training = tltf.adapt.training_model(model, *terms)
+    training.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
+    batches = data.train_dataset(0, epochs=epochs)
+    training.fit(batches, steps_per_epoch=data.steps_per_epoch, epochs=epochs, verbose=0)
+    return model.predict(x_t, verbose=0, batch_size=256).argmax(axis=1)
+
+
+def pacs(seeds: int, methods: tuple[str, ...], work: Path) -> Iterator[dict[str, Any]]:
+    """315 photos and 315 paintings; MobileNetV2 frozen, a bottleneck of 256, as ``tltf adapt``."""
+    import tarfile
+
+    from tltf.trained import Trained
+
+    if not (work / "pacs").is_dir():
+        with tarfile.open(shared("images/pacs/public.tar")) as tar:
+            tar.extractall(work, filter="data")
+    network = tltf.backbone("MobileNetV2")
+    features, labels = {}, {}
+    for domain in ("photo", "art_painting"):
+        manifest = prepare.scanned(DataSpec(source=str(work / "pacs" / domain)))
+        model = Trained(model=classifier(network, tltf.head(7)), task="single_label",
+                        classes=manifest.classes, image_size=224)  # fmt: skip
+        data = model.batches(manifest.records)
+        kept = work / f"pacs-{domain}.npy"
+        if not kept.exists():
+            np.save(kept, model.features(data))
+        features[domain], labels[domain] = np.load(kept), data.targets().argmax(axis=1)
+    for a, b in (("photo", "art_painting"), ("art_painting", "photo")):
+        right: dict[str, list[np.ndarray]] = {}
+        density: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            found, order = _split(features[a], labels[a], features[b], seed)
+            for method in dict.fromkeys(("source_only", *(methods or PACS))):
+                fitted = _head_once(method, found, network, seed)
+                right.setdefault(method, []).append(
+                    fitted.target_logits.argmax(axis=1) == labels[b]
+                )
+                p = np.asarray(tf.nn.softmax(fitted.target_logits), np.float64)
+                from tltf.transfer.unlabelled import soft_neighbourhood_density
+
+                density.setdefault(method, []).append(soft_neighbourhood_density(p))
+            del order
+        for name, rows in right.items():
+            base = None if name == "source_only" else np.stack(right["source_only"])
+            yield summary(f"pacs, {a}>{b}", name, np.stack(rows), base,
+                          note=f"density {np.mean(density[name]):.3f}")  # fmt: skip
+
+
+def _split(
+    x: np.ndarray, y: np.ndarray, target: np.ndarray, seed: int
+) -> tuple[Features, np.ndarray]:
+    order = np.random.default_rng(seed).permutation(len(x))
+    val, train = order[: len(x) * 15 // 100], order[len(x) * 15 // 100 :]
+    return Features(
+        train=(x[train],), labels=y[train], val=(x[val],), val_labels=y[val], target=(target,)
+    ), order
+
+
+def _head_once(method: str, found: Features, network: keras.Model, seed: int) -> domainfit.Fitted:
+    head = tltf.head(7, hidden=(256,), seed=seed)
+    if method == "dsbn":
+        pool, *rest = head.layers
+        norm = tltf.transfer.DomainBatchNormalization(dtype="float32")
+        head = keras.Sequential([pool, norm, *rest], name=heads.HEAD)
+    model = classifier(network, head)
+    freezing.set_trainable(model, "none")
+    cut = boundary.split(model)
+    return fit_method(
+        method, cut.tail, found, phase=Phase("adapt", 30, 1e-3, unfreeze="none"), n_classes=7,
+        batch_size=64, seed=seed, weight=None, stop=None,
+    )  # fmt: skip
+
+
+def minilm(source: list[str], target: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The MiniLM encoder's sentence vectors, as ``--backbone=minilm`` computes them."""
+    try:
+        network = tltf.backbone("minilm")
+    except Exception as error:
+        raise InputMissingError("no minilm encoder at hand", where=str(error)[:80]) from error
+    texts = tf.constant([*source, *target])
+    rows = [np.asarray(network(texts[i : i + 64])) for i in range(0, len(texts), 64)]
+    x = np.concatenate([r.reshape(len(r), -1) if r.ndim == 2 else r.mean(axis=1) for r in rows])
+    return x[: len(source)], x[len(source) :]
+
+
+def fewshot(seeds: int) -> Iterator[dict[str, Any]]:
+    """Digits: an encoder meets six classes in episodes and is tested on the other four."""
+    data = load_digits()
+    x, y = (data.images[..., None] / 16.0).astype("float32"), data.target
+    for shots in (1, 5):
+        found: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            rng = np.random.default_rng(seed)
+            known = rng.choice(10, 6, replace=False)
+            old, new = np.isin(y, known), ~np.isin(y, known)
+            test = few.EpisodeSampler(y[new], ways=4, shots=shots, queries=10, seed=seed)
+            pixels = x[new].reshape(new.sum(), -1)
+            found.setdefault("nearest class mean, pixels", []).append(
+                few.evaluate_episodes(pixels, test).value
+            )
+            for name, encoder in (
+                ("nearest class mean, classifier features", _classifier(x[old], y[old], seed)),
+                ("prototypical network", _prototypical(x[old], y[old], shots, seed)),
+            ):
+                z = np.asarray(encoder(x[new]))
+                found.setdefault(name, []).append(few.evaluate_episodes(z, test).value)
+        base = np.array(found["nearest class mean, classifier features"])
+        for name, values in found.items():
+            v = np.array(values)
+            yield summary(f"fewshot, digits, {shots} shot", name, v[:, None],
+                          None if v is base or np.array_equal(v, base) else base[:, None],
+                          base_name="class mean", note="600 episodes a seed")  # fmt: skip
+
+
+def _encoder(seed: int) -> keras.Sequential:
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(16, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64),
+        ]
+    )
+
+
+def _classifier(x: np.ndarray, y: np.ndarray, seed: int) -> keras.Model:
+    encoder = _encoder(seed)
+    names = np.unique(y)
+    model = keras.Sequential([encoder, keras.layers.ReLU(), keras.layers.Dense(len(names))])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, np.searchsorted(names, y), epochs=8, batch_size=32, verbose=0)
+    return encoder
+
+
+def _prototypical(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> keras.Model:
+    encoder = _encoder(seed)
+    sampler = few.EpisodeSampler(y, ways=5, shots=shots, queries=10, seed=seed)
+    metalearning.train_prototypical(encoder, x, sampler, episodes=250)
+    return encoder
+
+
+def regularizers(seeds: int, work: Path) -> Iterator[dict[str, Any]]:
+    """Fine-tuning of the upper blocks of MobileNet(alpha=0.25) at 128 px, features kept below."""
+    for name in ("hymenoptera", "sign_digits"):
+        for share in (0.15, 1.0):
+            right: dict[str, list[np.ndarray]] = {}
+            for seed in range(seeds):
+                for method in ("none", "l2sp:0.01", "bss:0.001"):
+                    rows = _tuned(name, share, method, seed, work)
+                    right.setdefault(method, []).append(rows)
+            base = np.stack(right["none"])
+            for method, rows in right.items():
+                yield summary(f"{name}, {share:.0%} of labels", method, np.stack(rows),
+                              None if method == "none" else base, base_name="plain")  # fmt: skip
+
+
+def _tuned(name: str, share: float, method: str, seed: int, work: Path) -> np.ndarray:
+    """Whether each test image of one fixed split is right."""
+    import tarfile
+
+    folder = work / "data" / name
+    if not folder.is_dir():
+        (work / "data").mkdir(parents=True, exist_ok=True)
+        with tarfile.open(shared("images", name, "public.tar")) as tar:
+            tar.extractall(work / "data", filter="data")
+    manifest = prepare.prepared(
+        DataSpec(source=str(_classes(folder)), val_fraction=0.15, test_fraction=0.3), seed=0
+    )
+    rng = np.random.default_rng(seed)
+    train = np.array(manifest.split("train"), dtype=object)
+    labels = np.array([r.label for r in train])
+    kept = [
+        i
+        for c in manifest.classes
+        for i in rng.permutation(np.flatnonzero(labels == c))[
+            : max(2, round(share * (labels == c).sum()))
+        ]
+    ]
+    from tltf.data.batches import Batches
+    from tltf.stages.training import regularized
+    from tltf.training.caching import Cache
+
+    def batches(records: Any) -> Batches:
+        return Batches(records, classes=manifest.classes, task="single_label", image_size=128,
+                       batch_size=16, seed=seed, views=1)  # fmt: skip
+
+    network = tltf.backbone("MobileNet:alpha=0.25", input_size=128)
+    head = tltf.head(len(manifest.classes), dropout=0.2, seed=seed)
+    model = regularized(classifier(network, head), method)
+    phases = (
+        Phase("head", 15, 1e-3, unfreeze="none"),
+        Phase("tune", 15, 3e-4, unfreeze="last:4"),
+    )
+    tltf.fit_phases(
+        model, phases, batches(tuple(train[sorted(kept)])), validation=batches(
+            manifest.split("val")), cache=Cache(folder=work / "features", say=lambda _: None),
+        progress=False,
+    )  # fmt: skip
+    test = batches(manifest.split("test"))
+    logits = np.concatenate([np.asarray(model(x, training=False)) for x, _, _ in
+                             test.eval_dataset()])  # fmt: skip
+    return logits.argmax(axis=1) == test.targets().argmax(axis=1)
+
+
+def _classes(folder: Path) -> Path:
+    """Past a single ``train`` folder, whose splits are drawn anew."""
+    return folder / "train" if (folder / "train").is_dir() else folder

@@ -1,0 +1,201 @@
+"""Learning to learn from few examples: prototypical networks, Reptile, first-order MAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from tltf.errors import ArgumentError
+from tltf.transfer.fewshot import Episode, EpisodeSampler
+
+
+def prototypical_loss(
+    support: Any, support_labels: Any, query: Any, query_labels: Any, *, ways: int
+) -> Any:
+    """``mean -log softmax_c(-|f(x) - c_c|**2)`` at the true class, c_c the class means.
+
+    Snell, Swersky, Zemel, *Prototypical Networks for Few-shot Learning* (NeurIPS 2017), equations
+    1 and 2.
+
+    Args:
+      support, query: embeddings ``[n, D]``.
+      support_labels, query_labels: integers from 0 to ``ways - 1``.
+      ways: classes of the episode.
+    """
+    one_hot = ops.one_hot(support_labels, ways)
+    means = ops.matmul(ops.transpose(one_hot), support) / ops.sum(one_hot, axis=0)[:, None]
+    squared = ops.sum((query[:, None, :] - means[None, :, :]) ** 2, axis=2)
+    log_p = ops.log_softmax(-squared)
+    return -ops.mean(ops.sum(log_p * ops.one_hot(query_labels, ways), axis=1))
+
+
+def train_prototypical(
+    encoder: keras.Model,
+    x: np.ndarray,
+    sampler: EpisodeSampler,
+    *,
+    episodes: int,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> list[float]:
+    """Trains ``encoder`` on episodes, in place; returns the loss of each.
+
+    Args:
+      encoder: from ``x`` to embeddings ``[n, D]``.
+      x: all examples, in the order of the sampler's labels.
+      sampler: episodes of the training classes.
+      episodes: how many.
+      optimizer: None for Adam at 1e-3.
+    """
+    optimizer = optimizer or keras.optimizers.Adam(1e-3)
+    optimizer.build(encoder.trainable_variables)
+
+    @tf.function(reduce_retracing=True)
+    def step(batch: Any, n_support: Any, support_labels: Any, query_labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            f = encoder(batch, training=True)
+            loss = prototypical_loss(
+                f[:n_support], support_labels, f[n_support:], query_labels, ways=sampler.ways
+            )
+        gradients = tape.gradient(loss, [v.value for v in encoder.trainable_variables])
+        optimizer.apply_gradients(zip(gradients, encoder.trainable_variables, strict=True))
+        return loss
+
+    losses = []
+    for e in sampler.episodes(episodes):
+        batch = np.concatenate([x[e.support], x[e.query]]).astype("float32")
+        labels = (tf.constant(y, tf.int32) for y in (e.support_labels, e.query_labels))
+        losses.append(float(step(tf.constant(batch), tf.constant(len(e.support)), *labels)))
+    return losses
+
+
+def reptile(
+    model: keras.Model,
+    x: np.ndarray,
+    sampler: EpisodeSampler,
+    *,
+    episodes: int,
+    inner_steps: int = 5,
+    inner_rate: float = 0.02,
+    outer_rate: float = 0.5,
+) -> None:
+    """Moves the weights towards those that each task ends with: ``w += outer (w_task - w)``.
+
+    Nichol, Achiam, Schulman, *On First-Order Meta-Learning Algorithms* (2018), algorithm 1; the
+    outer rate falls linearly to zero.
+
+    Args:
+      model: from ``x`` to logits ``[n, ways]``; trained in place.
+      x: all examples, in the order of the sampler's labels.
+      sampler: episodes of the training classes.
+      episodes: how many tasks.
+      inner_steps, inner_rate: gradient steps on support and query of a task, and their rate.
+      outer_rate: at the start.
+    """
+    descend = _descent(model, inner_rate)
+    for number, e in enumerate(sampler.episodes(episodes)):
+        before = _values(model)
+        rows = np.concatenate([e.support, e.query])
+        labels = np.concatenate([e.support_labels, e.query_labels])
+        descend(x[rows], labels, inner_steps)
+        share = outer_rate * (1.0 - number / episodes)
+        for variable, old in zip(model.trainable_variables, before, strict=True):
+            variable.assign(old + share * (variable.numpy() - old))
+
+
+def first_order_maml(
+    model: keras.Model,
+    x: np.ndarray,
+    sampler: EpisodeSampler,
+    *,
+    episodes: int,
+    inner_steps: int = 5,
+    inner_rate: float = 0.02,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> None:
+    """The gradient of the query loss at the weights that the support set leads to.
+
+    Finn, Abbeel, Levine, *Model-Agnostic Meta-Learning* (ICML 2017), equation 1 without second
+    derivatives (section 5.2).
+
+    Args:
+      model: from ``x`` to logits ``[n, ways]``; trained in place.
+      x: all examples, in the order of the sampler's labels.
+      sampler: episodes of the training classes.
+      episodes: how many tasks.
+      inner_steps, inner_rate: gradient steps on the support of a task, and their rate.
+      optimizer: of the outer step; None for Adam at 1e-3.
+    """
+    optimizer = optimizer or keras.optimizers.Adam(1e-3)
+    optimizer.build(model.trainable_variables)
+    descend, gradient = _descent(model, inner_rate), _gradient(model)
+    for e in sampler.episodes(episodes):
+        before = _values(model)
+        descend(x[e.support], e.support_labels, inner_steps)
+        found = gradient(_tensor(x[e.query]), tf.constant(e.query_labels, tf.int32))
+        for variable, old in zip(model.trainable_variables, before, strict=True):
+            variable.assign(old)
+        optimizer.apply_gradients(zip(found, model.trainable_variables, strict=True))
+
+
+def adapted_accuracy(
+    model: keras.Model,
+    x: np.ndarray,
+    episode: Episode,
+    *,
+    inner_steps: int = 10,
+    inner_rate: float = 0.02,
+) -> float:
+    """Share of right answers on the query set after learning the support set; weights are put back.
+
+    Args:
+      model, x: as :func:`reptile`.
+      episode: of the test classes.
+      inner_steps, inner_rate: of the learning; at least one step.
+    """
+    if inner_steps < 1:
+        raise ArgumentError(f"inner_steps={inner_steps}, expected at least 1")
+    before = _values(model)
+    _descent(model, inner_rate)(x[episode.support], episode.support_labels, inner_steps)
+    answers = np.asarray(model(_tensor(x[episode.query]), training=False)).argmax(axis=1)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        variable.assign(old)
+    return float((answers == episode.query_labels).mean())
+
+
+def _gradient(model: keras.Model) -> Any:
+    if not hasattr(model, "_tltf_gradient"):
+        loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+        @tf.function(reduce_retracing=True)
+        def gradient(batch: Any, labels: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = loss_of(labels, model(batch, training=True))
+            return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+        # One trace for all episodes of a model; a plain attribute, so that nothing tracks it.
+        object.__setattr__(model, "_tltf_gradient", gradient)
+    return model._tltf_gradient
+
+
+def _descent(model: keras.Model, rate: float) -> Any:
+    gradient = _gradient(model)
+
+    def descend(x: np.ndarray, labels: np.ndarray, steps: int) -> None:
+        batch, y = _tensor(x), tf.constant(labels, tf.int32)
+        for _ in range(steps):
+            for variable, g in zip(model.trainable_variables, gradient(batch, y), strict=True):
+                variable.assign_sub(rate * g)
+
+    return descend
+
+
+def _values(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(v.numpy()) for v in model.trainable_variables]
+
+
+def _tensor(x: np.ndarray) -> tf.Tensor:
+    return tf.constant(np.asarray(x, np.float32))
