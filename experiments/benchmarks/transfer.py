@@ -259,9 +259,15 @@ def shift(seeds: int) -> Iterator[dict[str, Any]]:
     for name, rows in found.items():
         close, error, size = np.array(rows).T
         half = stats.t.ppf(0.975, len(error) - 1) * error.std(ddof=1) / np.sqrt(len(error))
-        yield {"row": "shift: 100 x squared error", "method": name, "value": 100 * error.mean(),
-               "low": 100 * (error.mean() - half), "high": 100 * (error.mean() + half),
-               "note": f"correlation {close.mean():.3f}, effective size {size.mean():.0f} of 400"}  # fmt: skip
+        mean = error.mean()
+        yield {
+            "row": "shift: 100 x squared error",
+            "method": name,
+            "value": 100 * mean,
+            "low": 100 * (mean - half),
+            "high": 100 * (mean + half),
+            "note": f"correlation {close.mean():.3f}, effective n {size.mean():.0f} of 400",
+        }
     yield from _boosted(max(seeds, 5))
 
 

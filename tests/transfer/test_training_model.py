@@ -114,7 +114,7 @@ def test_batches_are_a_function_of_seed_epoch_and_step() -> None:
     ("call", "error", "text"),
     [
         (lambda: adapt.training_model(net(), features="botleneck"), ArgumentError, "bottleneck"),
-        (lambda: adapt.terms_for("cdann"), ArgumentError, "did you mean 'cdan'"),
+        (lambda: adapt.terms_for("cdann"), ArgumentError, "did you mean 'c?dan"),
         (lambda: adapt.training_model(keras.Sequential([keras.layers.Dense(2)])), ArgumentError,
          "shows no graph"),
         (lambda: DomainEpochs(Domain((np.ones((3, 2)),)), Domain((np.ones((3, 2)),))), DataError,

@@ -1,0 +1,78 @@
+"""``--regularizer`` and ``--teacher`` of ``tltf train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import Done, tltf
+from integration_domains import draw
+
+from tltf import trained
+from tltf.data.batches import Batches
+from tltf.data.manifest import Record
+from tltf.errors import ArgumentError
+from tltf.spec import BackboneSpec, DataSpec, TransferSpec
+
+
+def train(data: Path, workdir: Path, **more: object) -> Done:
+    options = {
+        "data": data, "backbone": "small_cnn", "weights": "none", "image_size": 16,
+        "workdir": workdir, "head_epochs": 1, "tune_epochs": 2, "tune_lr": 0.003,
+        "batch_norm": "adapt", "export": "none", "precision": "float32", "unfreeze": "last:1",
+    } | more  # fmt: skip
+    return tltf("train", **options)
+
+
+@pytest.mark.parametrize("regularizer", ["l2sp:0.01", "bss:0.001"])
+def test_a_regulariser_trains_saves_and_loads(regularizer: str, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", n=45, seed=0, dark=False)
+    done = train(data, tmp_path / "run", regularizer=regularizer)
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "run" / "spec.json").read_text())["regularizer"] == regularizer
+    model = trained.load(tmp_path / "run" / "weights").model
+    assert ("shrink" in [x.name for x in model.get_layer("head").layers]) == (
+        regularizer.startswith("bss")
+    )
+
+
+def test_a_student_learns_from_its_teacher(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", n=45, seed=0, dark=False)
+    assert train(data, tmp_path / "teacher", tune_epochs=4, unfreeze="all").code == 0
+    done = train(data, tmp_path / "student", backbone="mlp:units=16", teacher=tmp_path / "teacher",
+                 unfreeze="all")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "teacher: " in done.err
+    other = draw(tmp_path / "other", n=12, seed=0, dark=False)
+    (other / "bar").rename(other / "pole")
+    wrong = train(other, tmp_path / "wrong", teacher=tmp_path / "teacher")
+    assert wrong.code == 64
+    assert "name a run on the same classes" in wrong.last_line
+
+
+def test_soft_targets_are_for_training_only(tmp_path: Path) -> None:
+    draw(tmp_path / "data", n=6, seed=0, dark=False)
+    paths = sorted((tmp_path / "data").rglob("*.png"))
+    records = [Record(id=p.name, path=str(p), label=p.parent.name) for p in paths]
+    soft = np.random.default_rng(0).dirichlet(np.ones(3), 6).astype("float32")
+    data = Batches(records, classes=("bar", "dot", "ring"), task="single_label", image_size=16,
+                   batch_size=6, soft_targets=soft)  # fmt: skip
+    np.testing.assert_array_equal(data.targets().argmax(1), [0, 0, 1, 1, 2, 2])
+    (_, y, _), *_ = data.train_dataset(0)
+    np.testing.assert_allclose(np.sort(y, axis=0), np.sort(soft, axis=0))
+    y, _ = data.train_targets(np.array([4, 1]))
+    np.testing.assert_allclose(y, soft[[4, 1]])
+
+
+@pytest.mark.parametrize("text", ["l2sp", "l2sp:-1", "l2ps:1", "none:1", "bss:nan"])
+def test_a_wrong_regulariser_is_said(text: str) -> None:
+    with pytest.raises(ArgumentError, match="expected none, l2sp:FACTOR or bss:FACTOR"):
+        TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"), regularizer=text)
+
+
+def test_a_teacher_and_mixing_exclude_each_other() -> None:
+    with pytest.raises(ArgumentError, match="has not seen"):
+        TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"), teacher="run",
+                     mix="mixup")  # fmt: skip
