@@ -20,6 +20,10 @@ from tltf.evaluation.rejection import DecisionRule
 from tltf.models import saved
 from tltf.models.classifier import feature_model
 from tltf.rundir import RunDir
+from tltf.serving.decision import Decision
+from tltf.serving.intake import ImageIntake, Intake
+from tltf.serving.predicting import Opened, as_arrays, open_servable
+from tltf.serving.signatures import Signatures, signatures
 from tltf.transfer import anchors as anchors  # these two register layers of saved models
 from tltf.transfer import domain_norm as domain_norm
 
