@@ -63,14 +63,13 @@ def test_a_classifier_is_aligned_at_its_bottleneck() -> None:
             seen.append(features.shape)
             return super().value(features, *args, **kwargs)
 
-    training = adapt.training_model(model, Spy())
-    assert seen[-1] == (None, 7)
     images = tiny.arrays(6)[0]
-    np.testing.assert_allclose(
-        training([images, np.zeros(6, "float32")]), model(images), rtol=1e-5, atol=1e-6
-    )
-    adapt.training_model(model, Spy(), features="pool")
-    assert seen[-1] == (None, 4)
+    both = [images, np.zeros(6, "float32")]
+    training = adapt.training_model(model, Spy())
+    np.testing.assert_allclose(training(both), model(images), rtol=1e-5, atol=1e-6)
+    assert seen[-1] == (6, 7)
+    adapt.training_model(model, Spy(), features="pool")(both)
+    assert seen[-1] == (6, 4)
 
 
 def test_the_task_gradient_reaches_everything_below_the_terms() -> None:
