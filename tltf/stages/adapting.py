@@ -172,25 +172,7 @@ def run_adaptation_report(
     trained, spec = done.trained, done.plan.spec
     data = trained.batches(manifest.split("test"))
     logits = trained.logits(data)
-    extra = {
-        "distance": done.distance,
-        "selection": done.selection,
-        "notes": list(done.chosen.notes),
-    }
-    context: dict[str, Any] = {
-        "data": evaluate.data_block(manifest),
-        "plan": [
-            {"choice": c.field, "value": c.value, "reason": c.reason} for c in done.plan.choices
-        ],
-        "provenance": evaluate.provenance_block(
-            spec=json.loads(spec.to_json()),
-            command=command,
-            hashes={
-                "data": manifest.digest(),
-                "weights": storage.file_sha256(run.weights / "model.safetensors"),
-            },
-        ),
-    }
+    extra, context = _context(done, manifest, run, command)
     baseline = calibration.apply_temperature(done.baseline.target_logits, 1.0, task=trained.task)
     labelled = all(record.label is not None for record in data.records)
     if labelled:
@@ -229,6 +211,33 @@ def run_adaptation_report(
     storage.write_text(run.history, history)
     storage.write_text(run.report / "predictions.jsonl", "".join(_rows(done, data, logits)))
     return found
+
+
+def _context(
+    done: Adapted, manifest: Manifest, run: RunDir, command: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the report says beside the numbers: of the adaptation, and as every report does."""
+    spec = done.plan.spec
+    extra = {
+        "distance": done.distance,
+        "selection": done.selection,
+        "notes": list(done.chosen.notes),
+    }
+    context = {
+        "data": evaluate.data_block(manifest),
+        "plan": [
+            {"choice": c.field, "value": c.value, "reason": c.reason} for c in done.plan.choices
+        ],
+        "provenance": evaluate.provenance_block(
+            spec=json.loads(spec.to_json()),
+            command=command,
+            hashes={
+                "data": manifest.digest(),
+                "weights": storage.file_sha256(run.weights / "model.safetensors"),
+            },
+        ),
+    }
+    return extra, context
 
 
 def _rows(done: Adapted, data: Batches, logits: np.ndarray) -> Iterator[str]:
