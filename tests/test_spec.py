@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tltf.errors import ArgumentError
+from tltf.methods import AdaptSpec
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 
 PLAIN = TransferSpec(data=DataSpec(source="photos"), backbone=BackboneSpec(name="VGG16"))
@@ -45,6 +46,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "restore": "last",
         "baselines": True,
         "export": "none",
+        "regularizer": "l2sp:0.1",
+        "teacher": "run",
+        "adapt": AdaptSpec(target="other", method="mmd", weight=0.5),
         "phases": (
             Phase("one", 3, 0.5, unfreeze="regex:a|b", batch_norm="adapt", optimizer="sgd"),
             Phase("two", unfreeze="blocks:a, b", optimizer="adamw", weight_decay=1e-4),
