@@ -29,6 +29,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "backbone": {"name": "small_cnn", "weights": "none", "image_size": 8},
     "head": {"pooling": "flatten", "hidden": (7, 5), "activation": "tanh", "dropout": 0, "l2": 1},
+    "adapt": {"target": "other", "method": "mmd", "weight": 0.5},
     "": {
         "augment": "strong",
         "mix": "cutmix",
@@ -48,7 +49,6 @@ CHANGES: dict[str, dict[str, Any]] = {
         "export": "none",
         "regularizer": "l2sp:0.1",
         "teacher": "run",
-        "adapt": AdaptSpec(target="other", method="mmd", weight=0.5),
         "phases": (
             Phase("one", 3, 0.5, unfreeze="regex:a|b", batch_norm="adapt", optimizer="sgd"),
             Phase("two", unfreeze="blocks:a, b", optimizer="adamw", weight_decay=1e-4),
@@ -69,9 +69,10 @@ EVERY = [(p, field, value) for p, table in CHANGES.items() for field, value in t
 
 
 def test_every_field_takes_part() -> None:
-    for part, kind in (("data", DataSpec), ("backbone", BackboneSpec), ("head", HeadSpec)):
+    for part, kind in (("data", DataSpec), ("backbone", BackboneSpec), ("head", HeadSpec),
+                       ("adapt", AdaptSpec)):  # fmt: skip
         assert CHANGES[part].keys() == {f.name for f in dataclasses.fields(kind)}
-    own = {f.name for f in dataclasses.fields(TransferSpec)} - {"data", "backbone", "head"}
+    own = {f.name for f in dataclasses.fields(TransferSpec)} - {"data", "backbone", "head", "adapt"}
     assert CHANGES[""].keys() == own
 
 
