@@ -153,16 +153,16 @@ def family_of(model_name: str, layers: Sequence[LayerFacts]) -> str:
 def recognised(layers: Sequence[LayerFacts]) -> str:
     """The family whose names all layers with a kernel have, for a network without a name.
 
-    At least four blocks must be found: ``conv_1`` and ``conv_2`` alone prove nothing.
+    At least three blocks must be found: ``conv_1`` and ``conv_2`` alone prove nothing.
 
-    >>> names = ["Conv1", "block_1_expand", "block_2_expand", "Conv_1"]
+    >>> names = ["Conv1", "block_1_expand", "Conv_1"]
     >>> recognised([LayerFacts(name, "Conv2D", True) for name in names])
     'mobilenet_v2'
     """
     kernels = [layer for layer in layers if layer.kernel]
     for family, rule in RULES.items():
         found = _by_rule(kernels, rule)
-        if all(found) and len(set(found)) >= 4:
+        if all(found) and len(set(found)) >= 3:
             return family
     return ""
 
