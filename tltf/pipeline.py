@@ -17,7 +17,7 @@ from absl import logging
 from tltf import recipes, rundir, storage
 from tltf.backbones import catalog
 from tltf.data import prepare
-from tltf.errors import TltfError
+from tltf.errors import MismatchError, TltfError
 from tltf.evaluation.gate import Gate
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
@@ -85,6 +85,7 @@ def transfer(
         if run.stage()["finished"]:
             return _finished(run, gate, already_complete=True)
         with _failure_recorded(run), environment.determinism(spec.deterministic):
+            _get_module(spec, run)
             manifest = run_data(spec, run, say=say)
             if spec.adapt.target:
                 adapted = run_adapting(spec, manifest, run, say=say, progress=progress)
@@ -125,6 +126,28 @@ def _check_backbone(spec: TransferSpec) -> None:
     choice = catalog.lookup(spec.backbone.name)
     if spec.backbone.weights == "imagenet":
         catalog.check_published(choice)
+
+
+def _get_module(spec: TransferSpec, run: RunDir) -> None:
+    """Fetches the SavedModel of ``hub:`` before anything slow, and pins it for a resumed run.
+
+    Raises:
+      MismatchError: it is not the one that the run began with.
+    """
+    choice = catalog.lookup(spec.backbone.name)
+    if choice.kind != "hub":
+        return
+    from tltf.backbones.hub import handles
+
+    found, before = handles.resolve(choice.path), run.stage().get("module_sha256")
+    if before not in (None, found.sha256):
+        raise MismatchError(
+            f"the module changed since the run began: SHA-256 {before} -> {found.sha256[:16]}…",
+            where=found.folder,
+            kept=f"the run folder {run.path}",
+            next_action="put the original back, or use --fresh to start over",
+        )
+    run.record(module_sha256=found.sha256)
 
 
 def _finished(run: RunDir, gate: Gate | None, *, already_complete: bool = False) -> Run:

@@ -18,6 +18,7 @@ from pictures import write_digit_folder
 
 from tltf.backbones import weights
 from tltf.backbones.hub import handles
+from tltf.errors import DataError
 
 URL = "https://example.org/models/vision/1"
 FLAGS: dict[str, Any] = {
@@ -132,6 +133,22 @@ def test_a_run_whose_module_is_gone_says_where_it_was(
     assert done.code == 65
     assert str(place) in done.last_line
     assert os.environ["TLTF_CACHE_DIR"] in done.last_line
+
+
+def test_a_module_that_changed_stops_a_resumed_run(photos: Path, tmp_path: Path) -> None:
+    module = hub_modules.vision(tmp_path / "module")
+    flags = {"data": photos, "workdir": tmp_path / "run", "backbone": f"hub:{module}", **FLAGS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tltf.pipeline.run_data", _stop)
+        assert tltf("train", **flags).code == 65
+    (module / "saved_model.pb").write_bytes(b"other")
+    done = tltf("train", **flags)
+    assert done.code == 78
+    assert str(module) in done.last_line
+
+
+def _stop(*_: object, **__: object) -> None:
+    raise DataError("stopped here")
 
 
 def test_bad_handles_end_in_one_line(photos: Path, tmp_path: Path) -> None:
