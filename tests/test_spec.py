@@ -46,6 +46,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "cache_dtype": "float32",
         "restore": "last",
         "baselines": True,
+        "unknown": "strangers",
         "export": "none",
         "regularizer": "l2sp:0.1",
         "teacher": "run",

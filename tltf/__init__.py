@@ -37,6 +37,7 @@ _PUBLIC = {
     # measured and served
     "evaluate": "tltf.evaluation.evaluate",
     "compare": "tltf.evaluation.verdict",
+    "grad_cam": "tltf.models.gradcam",
     "export": "tltf.serving.export",
     "PublishBest": "tltf.serving.publish_best",
     "load": "tltf.trained",

@@ -95,7 +95,7 @@ def transfer(
                 result = run_training(
                     spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
                 )
-                report = run_reporting(result, manifest, run, command=command)
+                report = run_reporting(result, manifest, run, command=command, say=say)
                 trained, plan, resumed_from = result.trained, result.plan, result.fit.resumed_from
             if gate is not None:
                 gate.check(report, kept=f"the model and its report in {run.path}")

@@ -37,6 +37,7 @@ OURS = (
     "state",
     "weights",
     "report",
+    "compare",
     "export",
     "error.json",
 )
@@ -87,6 +88,10 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.path / "report"
+
+    @property
+    def compare(self) -> Path:
+        return self.path / "compare"
 
     @property
     def export(self) -> Path:

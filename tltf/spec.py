@@ -197,6 +197,7 @@ class TransferSpec:
     cache: str = "auto"
     cache_dtype: str = "float16"
     baselines: bool = False
+    unknown: str | None = None
     export: str = "auto"
     adapt: AdaptSpec = field(default_factory=AdaptSpec)
     regularizer: str = "none"

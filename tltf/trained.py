@@ -16,6 +16,7 @@ from tltf import storage
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
 from tltf.errors import DataError, StorageError, named_list, nearest
+from tltf.evaluation.familiarity import Familiarity, from_tensors
 from tltf.evaluation.rejection import DecisionRule
 from tltf.models import saved
 from tltf.models.classifier import feature_model
@@ -28,17 +29,20 @@ from tltf.transfer import anchors as anchors  # these two register layers of sav
 from tltf.transfer import domain_norm as domain_norm
 
 DECISION = "decision.json"
+FAMILIARITY = "familiarity.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The model, its task and classes, its input side, and the rule fitted on validation."""
+    """The model, its task and classes, its input side, and what was fitted on validation: the rule
+    and the limit of what is familiar (None where features do not vary)."""
 
     model: keras.Model
     task: str
     classes: tuple[str, ...]
     image_size: int
     rule: DecisionRule = dataclasses.field(default_factory=DecisionRule)
+    familiarity: Familiarity | None = None
 
     @property
     def decision(self) -> Decision:
@@ -58,7 +62,10 @@ class Trained:
             "classes": list(self.classes),
             "image_size": self.image_size,
             "rule": dataclasses.asdict(self.rule),
+            "familiarity": self.familiarity is not None,
         }
+        if self.familiarity is not None:
+            storage.write_tensors(folder / FAMILIARITY, self.familiarity.tensors())
         storage.write_json(folder / DECISION, fields)
 
     def batches(self, records: Sequence[Record], *, batch_size: int = 32) -> Batches:
@@ -108,9 +115,15 @@ def load(folder: Path) -> Trained:
             classes=tuple(fields["classes"]),
             image_size=int(fields["image_size"]),
             rule=DecisionRule(**fields["rule"]),
+            familiarity=_familiarity(folder) if fields.get("familiarity") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"not the file that tltf wrote: {error}", where=folder) from error
+
+
+def _familiarity(folder: Path) -> Familiarity:
+    tensors, _ = storage.read_tensors(folder / FAMILIARITY)
+    return from_tensors(tensors)
 
 
 def opened_model(path: Path) -> Opened:

@@ -143,8 +143,19 @@ def test_the_reports_numbers_are_scikit_learns_on_the_servables_answers(
         ours = (row["precision"], row["recall"], row["f1"], row["support"])
         assert ours == pytest.approx([float(column[i]) for column in columns], abs=1e-9)
     assert report["reject"]["coverage"] == pytest.approx(found["accepted"].mean())
-    assert set(report["baselines"]) == {"majority", "linear_probe"}
-    assert report["verdict"]["sentence"]
+    assert set(report["baselines"]) == {
+        *("majority", "nearest_class_mean", "linear_probe", "head_only"),
+    }
+    assert report["verdict"]["sentence"] == report["verdicts"]["linear_probe"]["sentence"]
+    assert list(report["skipped_baselines"]) == ["from_scratch"]
+    assert [row["share"] for row in report["label_curve"]] == [0.1, 0.25, 0.5, 1.0]
+    assert report["test_split"] == {"uses": 1}
+    assert 0 <= report["familiarity"]["familiar"] <= 1
+    wrong = sum(a != b for a, b in zip(truth, label, strict=True))
+    assert len(report["gallery"]) == min(12, wrong)
+    for row in report["gallery"]:
+        assert (workdir / "report" / "examples" / row["picture"]).is_file()
+    assert (workdir / "report" / "report.html").stat().st_size < 3_000_000
 
 
 def test_run_and_servable_answer_alike_and_a_bad_file_has_a_line_of_its_own(

@@ -26,6 +26,7 @@ COMMANDS = {
     "audit": "what is in the data and what is wrong with it",
     "train": "a folder of labelled images becomes a measured, servable classifier",
     "adapt": "labelled source data and other target data become a model for the target",
+    "compare": "does transfer help? runs side by side; distance to other data",
     "evaluate": "a report of a run on other data",
     "predict": "labels and probabilities for files, as JSON lines",
     "serve": "try a servable on this machine, by TF Serving's REST interface and a page",
@@ -48,12 +49,14 @@ class Program:
       about: what ``--help`` says before the flags.
       flag_values: its flags.
       run: does the work; called with the parsed flags.
+      positional: the list flag that takes what is given without a flag, if anything may be.
     """
 
     name: str
     about: str
     flag_values: flags.FlagValues
     run: Run
+    positional: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -193,7 +196,9 @@ def _parse(program: Program, arguments: Sequence[str]) -> None:
         raise ArgumentError(
             str(error), where=program.name, next_action=f"see {program.name} --help"
         ) from error
-    if len(rest) > 1:
+    if program.positional and len(rest) > 1:
+        values[program.positional].value = rest[1:]
+    elif len(rest) > 1:
         raise ArgumentError(
             f"unexpected argument {rest[1]!r}",
             where=program.name,

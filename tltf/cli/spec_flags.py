@@ -30,7 +30,7 @@ HEAD = {
 RUN = (
     "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
     "precision", "jit", "deterministic", "views", "cache",
-    "cache_dtype", "restore", "baselines", "export", "regularizer", "teacher",
+    "cache_dtype", "restore", "baselines", "unknown", "export", "regularizer", "teacher",
 )  # fmt: skip
 ALL_PHASES = (
     "optimizer", "momentum", "schedule", "warmup", "block_lr_decay", "weight_decay", "clipnorm",
@@ -84,6 +84,9 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.text("cache", default.cache, "Frozen features: auto, off, or a folder for them.")
     add.choice("cache_dtype", default.cache_dtype, names.CACHE_DTYPES, "Of stored features.")
     add.flag("baselines", default.baselines, "Compare with the majority class and a linear probe.")
+    add.text(
+        "unknown", default.unknown, "Folder of images of no class, to be told from the test's."
+    )
     add.text("export", default.export, "auto (in the run folder), none, or a folder.")
     add.text("regularizer", default.regularizer, "none, l2sp:FACTOR or bss:FACTOR.")
     add.text("teacher", default.teacher, "A finished run whose answers are learned too.")

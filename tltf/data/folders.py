@@ -125,6 +125,15 @@ def load_flat(folder: Path) -> Manifest | None:
     )
 
 
+def list_files(folder: Path) -> Manifest:
+    """Every file below a folder as a record without a label."""
+    found = _Found()
+    _walk(folder.parent, folder.name, found, frozenset())
+    records = tuple(Record(id=name, path=str(folder.parent / name)) for name in found.files)
+    excluded = tuple(found.bad + found.ignored)
+    return Manifest(task="single_label", classes=(), records=records, excluded=excluded)
+
+
 def _splits(folder: Path, folders: list[str]) -> tuple[dict[str, str], str]:
     """``{"validation": "val", ...}`` if the top folders are splits, empty if they are classes; and
     why it cannot be told which."""

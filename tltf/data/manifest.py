@@ -40,6 +40,7 @@ class Record:
       label: see :data:`Label`; None when unknown (prediction).
       group: examples of one group never stand in two splits; None for no group.
       split: ``train``, ``val``, ``test``, or None until it is carved.
+      slice: part of the data that the report measures by itself; None for no slice.
       weight: multiplies the loss of this example, >= 0.
       sha256: hex digest of the file's bytes (or of the UTF-8 text), "" until scanned.
     """
@@ -49,6 +50,7 @@ class Record:
     text: str | None = None
     label: Label | None = None
     group: str | None = None
+    slice: str | None = None
     split: str | None = None
     weight: float = 1.0
     sha256: str = ""

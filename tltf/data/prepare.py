@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tltf.data import duplicates, folders, headers, scan, sources, splits
 from tltf.data.manifest import Manifest, Record
-from tltf.errors import DataError, named_list
+from tltf.errors import DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
 
 SAMPLED_SIDES = 200
@@ -108,6 +108,23 @@ def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = Non
     return scan.apply_policy(
         manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
     )
+
+
+def unlabelled(source: str, *, max_image_pixels: int) -> Manifest:
+    """Every image below a folder, without labels; what cannot be used is in ``excluded``.
+
+    Raises:
+      InputMissingError: there is no such folder.
+      DataError: there is no image in it.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise InputMissingError("no such folder", where=source, next_action="name a folder")
+    listed = folders.list_files(folder.absolute())
+    manifest = scan.scan(listed, max_image_pixels=max_image_pixels)
+    if not manifest.records:
+        raise DataError("no image in it", where=source, next_action="put images there")
+    return manifest
 
 
 def median_side(records: Sequence[Record]) -> int:

@@ -1,6 +1,6 @@
 """Tables of examples: ``.csv``, ``.tsv``, or ``.jsonl`` with one JSON object per line.
 
-Columns: ``path`` or ``text``, ``label``, and optionally ``group``, ``split``, ``weight``.
+Columns: ``path`` or ``text``, ``label``; if wanted ``group``, ``slice``, ``split``, ``weight``.
 All rows are looked at before anything is said, so one run of the command shows every bad row.
 """
 
@@ -209,7 +209,7 @@ def _read_json_lines(text: str, name: str) -> _Table:
 def _columns(table: _Table, file: Path, group_column: str | None) -> dict[str, str]:
     """Which column plays which role: ``{"path": "path", "label": "Label", ...}``."""
     found = f"columns found: {named_list(table.header, most=12)}"
-    roles = ("path", "text", "label", "group", "split", "weight")
+    roles = ("path", "text", "label", "group", "slice", "split", "weight")
     by_role: dict[str, list[str]] = {role: [] for role in roles}
     for column in table.header:
         by_role.get(column.lower(), []).append(column)
@@ -265,6 +265,7 @@ def _record(line: int, values: Mapping[str, Any], columns: Mapping[str, str], fi
         path=str(file.parent / path) if path else None,
         text=None if path else text,
         group=str(value("group")) or None,
+        slice=str(value("slice")) or None,
         split=SPLIT_NAMES[split.lower()] if split else None,
         weight=_weight(value("weight")),
     )

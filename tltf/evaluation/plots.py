@@ -81,7 +81,7 @@ def report_figures(
 
     Returns:
       Among ``training_loss``, ``training_<metric>``, ``learning_rate``, ``confusion``,
-      ``reliability_before``, ``reliability_after``, ``scatter``.
+      ``reliability_before``, ``reliability_after``, ``label_curve``, ``scatter``.
 
     Raises:
       ArgumentError: an unknown theme.
@@ -100,6 +100,8 @@ def report_figures(
         bins = (report.get("calibration") or {}).get(when)
         if bins:
             figures[f"reliability_{when}"] = reliability(bins, theme=colours)
+    if report.get("label_curve"):
+        figures["label_curve"] = label_curve(report["label_curve"], theme=colours)
     if report.get("points"):
         figures["scatter"] = scatter(report["points"], theme=colours)
     return figures
@@ -224,6 +226,30 @@ def reliability(bins: Sequence[Mapping[str, Any]], *, theme: Theme) -> bytes:
         axes.set_ylabel("share correct")
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=7.5,
                       handlelength=1.4, columnspacing=1.0, handletextpad=0.5)  # fmt: skip
+        return _png(figure)
+
+
+def label_curve(rows: Sequence[Mapping[str, Any]], *, theme: Theme) -> bytes:
+    """Accuracy over the number of labels, with its band.
+
+    Args:
+      rows: of :func:`tltf.evaluation.baselines.label_curve`.
+      theme: colours.
+    """
+    x = np.array([row["labels"] for row in rows], dtype=np.float64)
+    value, low, high = (
+        np.array([100 * row["accuracy"][key] for row in rows]) for key in ("value", "low", "high")
+    )
+    with _figure(theme) as (figure, axes):
+        axes.fill_between(x, low, high, color=theme.first, alpha=0.18, lw=0)
+        axes.plot(x, value, "-o", color=theme.first, lw=1.8, ms=4.5)
+        axes.set_xscale("log")
+        axes.set_xticks(x, [f"{n:,.0f}" for n in x])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(which="minor", length=0)
+        axes.set_xlabel("training labels")
+        axes.set_ylabel("accuracy, %")
+        axes.margins(y=0.1)
         return _png(figure)
 
 

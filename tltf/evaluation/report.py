@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tltf.evaluation import page
@@ -55,12 +55,17 @@ CAPTIONS = {
     "confusion": "Confusion matrix: rows are true classes, shaded by share of the row",
     "reliability_before": "Before temperature scaling",
     "reliability_after": "After temperature scaling",
+    "label_curve": "Accuracy of a linear probe by the number of labels, with 95 % bands",
     "scatter": "Predicted over true values; on the dashed line they are equal",
 }
 
 
 def write_html(
-    report: Mapping[str, Any], history: History = (), *, title: str = "Transfer report"
+    report: Mapping[str, Any],
+    history: History = (),
+    *,
+    title: str = "Transfer report",
+    pictures: Mapping[str, bytes] | None = None,
 ) -> str:
     """The page as text; save it as UTF-8.
 
@@ -69,11 +74,13 @@ def write_html(
         :func:`~tltf.evaluation.evaluate.evaluate` result is enough.
       history: rows of history.jsonl; without them there are no training curves.
       title: of the page, for example the name of the run folder.
+      pictures: name -> JPEG of the examples that the report names; without them the gallery is a
+        list.
 
     Example:
       >>> from tltf.evaluation.evaluate import evaluate
-      >>> page = write_html(evaluate([1.0, 2.0], [1.5, 2.0], task="regression", classes=[]))
-      >>> page.startswith("<!doctype html>")
+      >>> text = write_html(evaluate([1.0, 2.0], [1.5, 2.0], task="regression", classes=[]))
+      >>> text.startswith("<!doctype html>")
       True
     """
     provenance = report.get("provenance") or {}
@@ -91,13 +98,27 @@ def write_html(
         "training": [n for n in figures if n.startswith(("training_", "learning_rate"))],
         "calibration": report.get("calibration"),
         "reject": report.get("reject"),
-        "metrics": [_metric_row(n, e) for n, e in _ordered(report["metrics"])],
+        "metrics": [metric_row(n, e) for n, e in _ordered(report["metrics"])],
         "undefined": [(METRICS[n][0], why) for n, why in report.get("undefined", {}).items()],
         "per_class": _per_class(report["per_class"]),
         "confused": _most_confused(report),
         "confusion_width": _confusion_width(len(report["classes"])),
         "compared": [(n, METRICS[n][0]) for n in COMPARED[report["task"]]],
         "baselines": _baselines(report),
+        "verdicts": [
+            {"name": _plain(name), **found}
+            for name, found in (report.get("verdicts") or {}).items()
+        ],
+        "skipped": [
+            (_plain(name), why) for name, why in (report.get("skipped_baselines") or {}).items()
+        ],
+        "curve": _label_curve(report.get("label_curve")),
+        "slices": _slices(report),
+        "familiarity": report.get("familiarity"),
+        "gallery": report.get("gallery") or [],
+        "pairs": report.get("confused_pairs") or [],
+        "pictures": {name: _jpeg_uri(data) for name, data in (pictures or {}).items()},
+        "test_split": report.get("test_split") or {},
         "provenance": {key: provenance.get(key) for key in PROVENANCE},
         # Lines, because printable() would show the line breaks of one text as \n.
         "spec_lines": _pretty(provenance.get("spec")),
@@ -112,14 +133,15 @@ def _confusion_width(n_classes: int) -> int:
 
 def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
     name = HEADLINE[report["task"]]
-    return _metric_row(name, report["metrics"][name])
+    return metric_row(name, report["metrics"][name])
 
 
 def _ordered(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, metrics[name]) for name in METRICS if name in metrics]
 
 
-def _metric_row(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
+def metric_row(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
+    """One metric as the pages show it: label, value, interval, and a bar if it is within 0..1."""
     low, high, value = estimate["low"], estimate["high"], estimate["value"]
     drawn = low is not None and name not in UNBOUNDED
     return {
@@ -199,15 +221,47 @@ def _baselines(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not report.get("baselines"):
         return []
     tables = {"this model": report["metrics"]}
-    tables |= {name: block["metrics"] for name, block in report["baselines"].items()}
+    tables |= {_plain(name): block["metrics"] for name, block in report["baselines"].items()}
     names = COMPARED[report["task"]]
     return [
         {
             "name": name,
-            "cells": [_metric_row(n, metrics[n]) if n in metrics else None for n in names],
+            "cells": [metric_row(n, metrics[n]) if n in metrics else None for n in names],
         }
         for name, metrics in tables.items()
     ]
+
+
+def _plain(name: str) -> str:
+    """``linear_probe`` -> ``linear probe``."""
+    return name.replace("_", " ")
+
+
+def _label_curve(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "share": row["share"],
+            "labels": row["labels"],
+            "draws": row["draws"],
+            **metric_row("accuracy", row["accuracy"]),
+        }
+        for row in rows or []
+    ]
+
+
+def _slices(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each slice, the worst first."""
+    names = COMPARED[report["task"]]
+    rows = []
+    for name, block in (report.get("slices") or {}).items():
+        metrics = block["metrics"]
+        cells = [metric_row(n, metrics[n]) if n in metrics else None for n in names]
+        rows.append({"name": name, "n": block["n"], "cells": cells})
+    return rows
+
+
+def _jpeg_uri(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 def _figures(report: Mapping[str, Any], history: History) -> dict[str, dict[str, str]]:

@@ -4,62 +4,143 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from tltf import recipes, storage
+from tltf import storage
 from tltf import trained as trained_of
 from tltf.data import prepare
 from tltf.data.batches import Batches
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import SPLITS, Manifest
 from tltf.errors import printable
-from tltf.evaluation import baselines, calibration, evaluate, plots, report, verdict
-from tltf.evaluation.baselines import Split
-from tltf.models import heads
-from tltf.models.classifier import classifier
+from tltf.evaluation import calibration, evaluate, familiarity, plots, report, slices
+from tltf.evaluation.intervals import wilson
 from tltf.rundir import RunDir
-from tltf.stages.training import TrainingResult, pretrained_backbone, targets_of
+from tltf.spec import TransferSpec
+from tltf.stages import baselines
+from tltf.stages.gallery import Pictures, gallery
+from tltf.stages.training import TrainingResult, targets_of
 from tltf.trained import Trained
-from tltf.training import environment
+
+Say = Callable[[str], None]
+Outputs = dict[str, np.ndarray]
+EXAMPLES = "examples"
 
 
 def run_reporting(
-    result: TrainingResult, manifest: Manifest, run: RunDir, *, command: Sequence[str] = ()
+    result: TrainingResult,
+    manifest: Manifest,
+    run: RunDir,
+    *,
+    command: Sequence[str] = (),
+    say: Say = logging.info,
 ) -> dict[str, Any]:
     """Evaluates on the test split and commits the report."""
     trained, spec = result.trained, result.plan.spec
+    uses = _test_uses(run)
     data = trained.batches(manifest.split("test"))
     logits, targets = trained.logits(data), targets_of(data)
-    simple = _baselines(trained, result.plan, manifest) if spec.baselines else {}
     found = evaluate.build_report(
         logits,
         targets,
         task=trained.task,
         classes=trained.classes,
         rule=trained.rule,
-        baselines=simple,
-        verdict=_verdict(logits, simple, targets, trained.task) if simple else None,
         data=evaluate.data_block(manifest),
         plan=[
             {"choice": c.field, "value": c.value, "reason": c.reason} for c in result.plan.choices
         ],
-        provenance=evaluate.provenance_block(
-            spec=json.loads(spec.to_json()),
-            command=command,
-            hashes={
-                "data": manifest.digest(),
-                "weights": storage.file_sha256(run.weights / "model.safetensors"),
-            },
-        ),
+        provenance=_provenance(spec, manifest, run, command),
         seed=spec.seed,
     )
-    write_report(run.report, found, result.fit.history, title=run.path.name)
-    rows = _predictions(trained, data, logits, simple)
+    probabilities = calibration.apply_temperature(
+        logits, trained.rule.temperature, task=trained.task
+    )
+    found["test_split"] = {"uses": uses + 1}
+    outputs: Outputs = {}
+    if spec.baselines:
+        compared = baselines.compared(trained, spec, manifest, run.compare, say=say)
+        found |= baselines.blocks(
+            compared, targets, classes=trained.classes, task=trained.task, seed=spec.seed
+        )
+        outputs = {name: x[0] for name, x in compared.outputs.items() if name != baselines.OWN}
+    found["slices"] = _slices(data, probabilities, targets, trained)
+    features = trained.features(data)
+    found["familiarity"] = _familiarity(trained, features, spec)
+    pictures: Pictures = {}
+    if trained.task == "single_label":
+        shown = gallery(trained, data.records, probabilities, targets, features, result.references)
+        found |= {"gallery": shown.errors, "confused_pairs": shown.confused}
+        pictures = shown.pictures
+    write_report(run.report, found, result.fit.history, title=run.path.name, pictures=pictures)
+    rows = _predictions(trained, data, logits, outputs)
     storage.write_text(run.report / "predictions.jsonl", "".join(rows))
     return found
+
+
+def _test_uses(run: RunDir) -> int:
+    """How often the test split was used before: by a report that was finished, or by others."""
+    return int(run.stage().get("test_uses", 0))
+
+
+def count_test_use(run: RunDir) -> int:
+    """Notes in the run that its test split was used (again); returns how often by now."""
+    uses = max(1, _test_uses(run)) + 1
+    run.record(test_uses=uses)
+    return uses
+
+
+def _provenance(
+    spec: TransferSpec, manifest: Manifest, run: RunDir, command: Sequence[str] = ()
+) -> dict[str, Any]:
+    return evaluate.provenance_block(
+        spec=json.loads(spec.to_json()),
+        command=command,
+        hashes={
+            "data": manifest.digest(),
+            "weights": storage.file_sha256(run.weights / "model.safetensors"),
+        },
+    )
+
+
+def _slices(
+    data: Batches, probabilities: np.ndarray, targets: np.ndarray, trained: Trained
+) -> dict[str, Any] | None:
+    names = slices.slice_names(data.records)
+    if names is None:
+        return None
+    return slices.slices_block(
+        probabilities, targets, names, task=trained.task, classes=trained.classes
+    )
+
+
+def _familiarity(
+    trained: Trained, features: np.ndarray, spec: TransferSpec
+) -> dict[str, Any] | None:
+    """How strange the test records are, and with ``--unknown`` how well strangers are told."""
+    if trained.familiarity is None:
+        return None
+    known = trained.familiarity.score(features)
+    block: dict[str, Any] = {
+        "familiar": float((known <= 1).mean()),
+        "familiar_interval": list(wilson(int((known <= 1).sum()), len(known))),
+        "n": len(known),
+        "unknown": None,
+    }
+    if spec.unknown:
+        manifest = prepare.unlabelled(spec.unknown, max_image_pixels=spec.data.max_image_pixels)
+        strange = trained.familiarity.score(trained.features(trained.batches(manifest.records)))
+        block["unknown"] = {
+            "source": spec.unknown,
+            "left_out": len(manifest.excluded),
+            **familiarity.unknown_block(known, strange, seed=spec.seed),
+        }
+    return block
 
 
 def _predictions(
@@ -112,64 +193,52 @@ def evaluate_run(
         classes=model.classes,
         rule=model.rule,
         data=evaluate.data_block(manifest),
-        provenance=evaluate.provenance_block(
-            spec=json.loads(spec.to_json()),
-            hashes={
-                "data": manifest.digest(),
-                "weights": storage.file_sha256(run.weights / "model.safetensors"),
-            },
-        ),
+        provenance=_provenance(spec, manifest, run),
         seed=spec.seed,
     )
+    found["test_split"] = _seen_before(run, manifest)
     if out is not None:
         write_report(out, found, [], title=f"{run.path.name} on {Path(source).name}")
     return found
 
 
+def _seen_before(run: RunDir, manifest: Manifest) -> dict[str, Any]:
+    """Whether these records were the run's test split, or even its training data."""
+    trained_on = Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
+    splits = {record.sha256: record.split for record in trained_on.records}
+    seen = Counter(splits[r.sha256] for r in manifest.records if r.sha256 in splits)
+    block: dict[str, Any] = {f"records_of_{name}": seen[name] for name in SPLITS}
+    if seen["test"]:
+        block["uses"] = count_test_use(run)
+    return block
+
+
 def write_report(
-    folder: Path, found: dict[str, Any], history: list[dict[str, Any]], *, title: str
+    folder: Path,
+    found: dict[str, Any],
+    history: list[dict[str, Any]],
+    *,
+    title: str,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
-    """``report.json``, ``report.html`` and the pictures as PNG files, each atomically."""
+    """``report.json``, ``report.html`` and the pictures as files, each atomically.
+
+    Args:
+      pictures: name -> JPEG, of the examples that ``found`` names; those of an earlier report
+        stay where they are.
+    """
     folder.mkdir(exist_ok=True)
+    examples = folder / EXAMPLES
+    if pictures:
+        examples.mkdir(exist_ok=True)
+        for name, jpeg in pictures.items():
+            storage.write_bytes(examples / name, jpeg)
+    elif examples.is_dir():
+        pictures = {path.name: path.read_bytes() for path in sorted(examples.glob("*.jpg"))}
     for name, png in plots.report_figures(found, history).items():
         storage.write_bytes(folder / f"{name}.png", png)
-    storage.write_text(folder / "report.html", report.write_html(found, history, title=title))
+    storage.write_text(
+        folder / "report.html",
+        report.write_html(found, history, title=title, pictures=pictures or {}),
+    )
     storage.write_json(folder / "report.json", found)
-
-
-def _baselines(trained: Trained, plan: recipes.Plan, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Majority class, and a linear probe on the features as they were before tuning."""
-    spec = plan.spec
-    with environment.precision_policy(spec.precision):
-        head = heads.head(max(1, len(trained.classes)), pooling=spec.head.pooling)
-        untouched = dataclasses.replace(
-            trained, model=classifier(pretrained_backbone(spec, manifest), head)
-        )
-    splits = {}
-    for name in ("train", "val", "test"):
-        data = untouched.batches(manifest.split(name))
-        splits[name] = Split(features=untouched.features(data), targets=data.targets())
-    train, n = splits["train"], len(splits["test"].targets)
-    return {
-        "majority": baselines.majority(train.targets, n=n),
-        "linear_probe": baselines.linear_probe(
-            train, splits["val"], splits["test"].features, task=trained.task
-        ),
-    }
-
-
-def _verdict(
-    logits: np.ndarray, simple: dict[str, np.ndarray], targets: np.ndarray, task: str
-) -> verdict.Verdict:
-    """The model against its linear probe, on the same test records."""
-    probe = simple["linear_probe"]
-    names = {"a_name": "this model", "b_name": "a linear probe on frozen features"}
-    if task == "regression":
-        ours, theirs = (-np.abs(x[:, 0] - targets) for x in (logits, probe))
-        return verdict.compare(ours, theirs, unit="MAE", **names)
-    if task == "multi_label":
-        ours = ((logits >= 0) == targets).all(axis=1)
-        theirs = ((probe >= 0.5) == targets).all(axis=1)
-    else:
-        ours, theirs = (x.argmax(axis=1) == targets for x in (logits, probe))
-    return verdict.compare(ours, theirs, **names)

@@ -18,9 +18,10 @@ from tltf.backbones.network import Backbone
 from tltf.data import prepare
 from tltf.data.batches import Batches, class_weights
 from tltf.data.cachefolder import cache_folder
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import Manifest, Record
 from tltf.errors import ArgumentError, named_list
 from tltf.evaluation import calibration, rejection
+from tltf.evaluation.familiarity import Familiarity, fit_familiarity
 from tltf.models import heads
 from tltf.models.classifier import backbone_of, classifier
 from tltf.models.initial import seeded_initializers
@@ -34,6 +35,15 @@ from tltf.training.fit import FitResult, fit_phases
 from tltf.transfer import anchors
 
 Say = Callable[[str], None]
+MOST_REFERENCES = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """Some of the training records, and their pooled features ``[n, D]`` in the trained model."""
+
+    records: tuple[Record, ...]
+    features: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,7 @@ class TrainingResult:
     trained: Trained
     plan: recipes.Plan
     fit: FitResult
+    references: References
 
 
 def run_training(
@@ -68,9 +79,14 @@ def run_training(
     fit = _fit(
         result, plan.spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
     )
-    result = dataclasses.replace(result, rule=_fitted_rule(result, manifest))
+    references = _references(result, manifest)
+    result = dataclasses.replace(
+        result,
+        rule=_fitted_rule(result, manifest),
+        familiarity=_fitted_familiarity(result, manifest, references),
+    )
     result.save(run.weights)
-    return TrainingResult(trained=result, plan=plan, fit=fit)
+    return TrainingResult(trained=result, plan=plan, fit=fit, references=references)
 
 
 def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
@@ -228,6 +244,27 @@ def _fitted_rule(result: Trained, manifest: Manifest) -> rejection.DecisionRule:
     """Temperature and threshold from the validation split."""
     data = result.batches(manifest.split("val"))
     return rejection.fit_rule(result.logits(data), targets_of(data), task=result.task)
+
+
+def _references(result: Trained, manifest: Manifest) -> References:
+    """Evenly chosen training records, enough for a covariance and to look for neighbours."""
+    train = manifest.split("train")
+    records = train[:: max(1, len(train) // MOST_REFERENCES)][:MOST_REFERENCES]
+    return References(records=records, features=result.features(result.batches(records)))
+
+
+def _fitted_familiarity(
+    result: Trained, manifest: Manifest, references: References
+) -> Familiarity | None:
+    """The distance from training data, with its limit from the validation split."""
+    validation = manifest.split("val")
+    if not validation:
+        return None
+    targets = np.zeros(len(references.records), np.int64)
+    if result.task == "single_label":
+        targets = targets_of(result.batches(references.records))
+    held = result.features(result.batches(validation[:MOST_REFERENCES]))
+    return fit_familiarity(references.features, targets, validation=held)
 
 
 def targets_of(data: Batches) -> np.ndarray:
