@@ -27,7 +27,7 @@ from tltf.rundir import RunDir
 from tltf.serving.predicting import open_servable
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 from tltf.stages.data import run_data
-from tltf.stages.reporting import write_report
+from tltf.stages.reporting import pictures_of, write_report
 from tltf.stages.training import run_training, targets_of
 
 Say = Callable[[str], None]
@@ -100,7 +100,13 @@ def _told(workdir: Path, ours: np.ndarray, theirs: np.ndarray) -> Story:
     report["baselines"] = {"from_scratch": {"metrics": other["metrics"]}}
     report["verdict"] = found.as_dict()
     history = [json.loads(line) for line in first.history.read_text("utf-8").splitlines()]
-    write_report(workdir / "report", report, history, title="The digits demo")
+    write_report(
+        workdir / "report",
+        report,
+        history,
+        title="The digits demo",
+        pictures=pictures_of(first.report),
+    )
     return Story(
         transferred=ours,
         from_scratch=theirs,

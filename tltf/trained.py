@@ -52,6 +52,7 @@ class Trained:
             classes=self.classes,
             temperature=self.rule.temperature,
             threshold=self.rule.threshold,
+            familiarity=self.familiarity,
         )
 
     def save(self, folder: Path) -> None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tltf.errors import ArgumentError
 from tltf.evaluation.calibration import apply_temperature
+from tltf.evaluation.familiarity import Familiarity
 from tltf.evaluation.rejection import confidence
 
 Answers = dict[str, tf.Tensor]
@@ -24,12 +25,14 @@ class Decision:
       classes: names in the order of the logits; empty for regression.
       temperature: logits are divided by it before softmax or sigmoid, > 0.
       threshold: answers with a lower confidence are not ``accepted``.
+      familiarity: how far features are from those of the training data; None for no score.
     """
 
     task: str
     classes: Sequence[str] = ()
     temperature: float = 1.0
     threshold: float = 0.0
+    familiarity: Familiarity | None = None
 
     @property
     def names(self) -> list[bytes]:
@@ -75,6 +78,26 @@ def answers(logits: tf.Tensor, decision: Decision) -> Answers:
         "confidence": sure,
         "accepted": sure >= decision.threshold,
     }
+
+
+def unfamiliarity(features: tf.Tensor, familiarity: Familiarity) -> tf.Tensor:
+    """:meth:`~tltf.evaluation.familiarity.Familiarity.score` in the graph: float32 ``[B]``.
+
+    Args:
+      features: pooled, float32 ``[B, D]``.
+    """
+    means = tf.constant(familiarity.means)
+    directions = tf.constant(familiarity.directions)
+    plain = (
+        tf.reduce_sum(features**2, axis=1)[:, None]
+        - 2.0 * tf.matmul(features, means, transpose_b=True)
+        + tf.reduce_sum(means**2, axis=1)[None, :]
+    )
+    along = tf.matmul(features, directions)[:, None, :] - tf.matmul(means, directions)[None]
+    squared = familiarity.rest * tf.maximum(plain, 0.0) + tf.reduce_sum(
+        along**2 * tf.constant(familiarity.scales), axis=-1
+    )
+    return tf.sqrt(tf.maximum(tf.reduce_min(squared, axis=1), 0.0)) / familiarity.limit
 
 
 def blank_rows(rows: Answers, good: tf.Tensor) -> Answers:

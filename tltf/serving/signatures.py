@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from tltf.models.classifier import with_features
-from tltf.serving.decision import Answers, Decision, answers, blank_rows
+from tltf.serving.decision import Answers, Decision, answers, blank_rows, unfamiliarity
 from tltf.serving.intake import Intake
 
 Signature = Callable[..., Answers]
@@ -46,7 +46,8 @@ def signatures(
       row that cannot be read answers with label ``""``, label_id -1, probabilities of zero and
       ``accepted`` false, and does not fail its neighbours.
     - ``predict``: the intake's tensors, such as float ``images`` ``[B, H, W, 3]``, likewise.
-    - ``features``: the string input -> pooled ``features`` (models with a backbone only).
+    - ``features``: the string input -> pooled ``features`` (models with a backbone only), and
+      ``unfamiliarity``: above 1 an input is stranger than 95 % of validation.
     - ``classify``, for a regression ``regress``: serialized ``tf.train.Example`` in ``inputs``,
       for clients of TF Serving's Classify and Regress calls; the feature is called like the
       string input.
@@ -84,7 +85,7 @@ def signatures(
         ),
     }
     if whole is not None:
-        functions["features"] = _features(of_rows, intake)
+        functions["features"] = _features(of_rows, intake, decision)
     return Signatures(
         functions=functions,
         intake=intake,
@@ -109,10 +110,14 @@ def _predict(network: Signature, intake: Intake, decision: Decision) -> Signatur
     return predict
 
 
-def _features(of_rows: Signature, intake: Intake) -> Signature:
+def _features(of_rows: Signature, intake: Intake, decision: Decision) -> Signature:
     @tf.function(input_signature=[_strings(intake.key)], autograph=False)
     def features(rows: tf.Tensor) -> Answers:
-        return {"features": of_rows(rows)["features"]}
+        found = of_rows(rows)["features"]
+        if decision.familiarity is None:
+            return {"features": found}
+        strange = unfamiliarity(found, decision.familiarity)
+        return {"features": found, "unfamiliarity": strange}
 
     return features
 

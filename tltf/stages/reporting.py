@@ -213,6 +213,11 @@ def _seen_before(run: RunDir, manifest: Manifest) -> dict[str, Any]:
     return block
 
 
+def pictures_of(folder: Path) -> Pictures:
+    """The pictures of examples that an earlier report left in its folder."""
+    return {path.name: path.read_bytes() for path in sorted((folder / EXAMPLES).glob("*.jpg"))}
+
+
 def write_report(
     folder: Path,
     found: dict[str, Any],
@@ -233,8 +238,8 @@ def write_report(
         examples.mkdir(exist_ok=True)
         for name, jpeg in pictures.items():
             storage.write_bytes(examples / name, jpeg)
-    elif examples.is_dir():
-        pictures = {path.name: path.read_bytes() for path in sorted(examples.glob("*.jpg"))}
+    else:
+        pictures = pictures_of(folder)
     for name, png in plots.report_figures(found, history).items():
         storage.write_bytes(folder / f"{name}.png", png)
     storage.write_text(
