@@ -25,6 +25,7 @@ from tltf.stages.adapting import run_adaptation_report, run_adapting
 from tltf.stages.data import described, run_data
 from tltf.stages.exporting import run_exporting
 from tltf.stages.reporting import run_reporting
+from tltf.stages.tensorboard import write_logs
 from tltf.stages.training import planned_model, run_training
 from tltf.training import environment
 from tltf.training.fit import SAVE_SECONDS
@@ -54,6 +55,7 @@ def transfer(
     say: Say = logging.info,
     progress: bool = True,
     command: Sequence[str] = (),
+    tensorboard: bool = False,
 ) -> Run:
     """Runs ``spec`` in ``workdir``, or goes on with the run that was begun there.
 
@@ -66,6 +68,7 @@ def transfer(
       say: receives the sentences for the person.
       progress: show progress lines on stderr.
       command: argv, for the report.
+      tensorboard: leave logs for TensorBoard in the run folder.
 
     Raises:
       TltfError: with the exit code of DESIGN 5; the same fields are in ``error.json``.
@@ -96,6 +99,8 @@ def transfer(
                     spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
                 )
                 report = run_reporting(result, manifest, run, command=command, say=say)
+                if tensorboard:
+                    write_logs(run, report, result.references)
                 trained, plan, resumed_from = result.trained, result.plan, result.fit.resumed_from
             if gate is not None:
                 gate.check(report, kept=f"the model and its report in {run.path}")

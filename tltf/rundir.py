@@ -38,6 +38,7 @@ OURS = (
     "weights",
     "report",
     "compare",
+    "tensorboard",
     "export",
     "error.json",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("dry_run", False, "Print the plan and stop.", flag_values=values)
     flags.DEFINE_float("save_every", 30.0, "Seconds of training between two saved states.",
                        lower_bound=0.0, flag_values=values)  # fmt: skip
+    flags.DEFINE_bool("tensorboard", False, "Leave logs for TensorBoard in the run folder;"
+                      " needs the extra tltf[tensorboard].", flag_values=values)  # fmt: skip
     flags.DEFINE_string("assert_metric", None, "Exit 79 and export nothing unless it holds,"
                         " for example accuracy>=0.9.", flag_values=values)  # fmt: skip
 
@@ -55,6 +58,8 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     from tltf.data import decoders
 
     decoders.start_if_new(spec.data.source)
+    if values["tensorboard"].value:
+        check_tensorboard()
     import_tensorflow()
     from tltf import pipeline
 
@@ -70,6 +75,7 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
         save_seconds=values["save_every"].value,
         say=say,
         command=sys.argv,
+        tensorboard=values["tensorboard"].value,
     )
     if not done.already_complete:
         storage.write_text(done.path / "flagfile.txt", values.flags_into_string())
@@ -81,6 +87,16 @@ def parsed_gate(values: flags.FlagValues) -> Gate | None:
     """The condition of ``--assert_metric``, if it was given."""
     text = values["assert_metric"].value
     return parse_gate(text) if text else None
+
+
+def check_tensorboard() -> None:
+    """Raises ArgumentError when the extra is not there; before any work is done."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ArgumentError(
+            "tensorboard is not installed",
+            where="--tensorboard",
+            next_action="pip install 'tltf[tensorboard]'",
+        )
 
 
 def check_source(source: str, *, flag: str = "data") -> None:
