@@ -19,6 +19,8 @@ from tltf.evaluation.metrics import (
 )
 
 TEMPERATURE_RANGE = (0.05, 20.0)
+PRIOR_SPREAD = 0.5
+"""Standard deviation of log T before anything is known."""
 
 Bin = dict[str, float | int | None]
 
@@ -26,11 +28,12 @@ Bin = dict[str, float | int | None]
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, *, task: str) -> float:
     """The T in [0.05, 20] whose ``softmax(logits / T)`` has the least log-loss.
 
-    Minimises over log T, by Brent's method,
-    ``sum_i -log p_T(targets[i]) + (1/C) sum_c -log p_T(c)`` where the second sum is one more
-    record, with the mean-size logits of the others, that could be any class. It keeps T from
-    running to its limit when validation has no error, and is worth one record in n + 1, as the
-    smoothed targets of Platt (1999). multi_label uses sigmoids and binary cross-entropy.
+    Minimises over log T, by Brent's method, ``sum_i -log p_T(targets[i]) + (log T)^2 / 2 s^2``
+    with s = 0.5: a prior that finds T = 0.6 or 1.6 as likely as one standard deviation. It keeps
+    T from running to its limit when validation has no error, as 45 photos of cats and dogs may
+    have none, and is forgotten where there are errors to learn from. (Smoothed targets, as of
+    Platt 1999, soften the answers of a model that is simply right.) multi_label uses sigmoids and
+    binary cross-entropy.
 
     Args:
       logits: finite [n, C], of validation records.
@@ -57,13 +60,12 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, *, task: str) -> floa
 
     def loss(log_temperature: float) -> float:
         scaled = z / np.exp(log_temperature)
+        prior = (log_temperature / PRIOR_SPREAD) ** 2 / 2
         if task == "multi_label":
-            # -log sigmoid(s) = log(1 + exp(-s)); the smoothing record is 1 and 0 by halves.
-            of_true = np.logaddexp(0, np.where(y == 1, -scaled, scaled)).sum()
-            of_any = (np.logaddexp(0, scaled) + np.logaddexp(0, -scaled)).mean(axis=0).sum() / 2
-            return float(of_true + of_any)
+            # -log sigmoid(s) = log(1 + exp(-s))
+            return prior + float(np.logaddexp(0, np.where(y == 1, -scaled, scaled)).sum())
         log_p = log_softmax(scaled, axis=1)
-        return float(-log_p[np.arange(len(y)), y].sum() - log_p.mean())
+        return prior - float(log_p[np.arange(len(y)), y].sum())
 
     bounds = tuple(np.log(TEMPERATURE_RANGE))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
