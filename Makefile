@@ -12,11 +12,11 @@ CODE := tltf tests experiments
 # two processes, each of which imports TensorFlow once and keeps a file's tests together
 TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 # what needs no TensorFlow, so that mypy sees every type
-TYPED := $(addprefix tltf/,errors.py methods.py policies.py spec.py recipes.py storage.py rundir.py \
+TYPED := $(addprefix tltf/,errors.py methods.py policies.py spec.py recipes.py storage.py sealed.py interval.py rundir.py \
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
-.PHONY: help demo test test-all check bench bench-transfer clean
+.PHONY: help demo test test-all check bench bench-transfer test-tools faults fuzz soak clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,9 @@ help:
 	@echo 'make check     format, lint, types, then make test'
 	@echo 'make bench     side-by-side measurements'
 	@echo 'make bench-transfer  transfer methods against the source alone'
+	@echo 'make faults    every fault of the table, row by row; make test-tools before it'
+	@echo 'make fuzz      foreign bytes at every door, with a long budget'
+	@echo 'make soak      half an hour of real runs under random kills and faults'
 	@echo 'make clean     removes .venv, caches and build litter'
 
 demo: $(VENV)/.installed
@@ -49,6 +52,19 @@ bench: $(VENV)/.installed
 
 bench-transfer: $(VENV)/.installed
 	$(RUN) -m experiments.benchmarks.transfer
+
+test-tools:
+	@command -v strace || apt-get install --yes strace || \
+	{ echo 'install the package strace as root: the tests of every system call need it'; exit 1; }
+
+faults: $(VENV)/.installed-test
+	PYTHONPATH=tests $(RUN) -m faults.run
+
+fuzz: $(VENV)/.installed-test
+	TLTF_FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(RUN) -m pytest tests/faults/test_fuzz.py
+
+soak: $(VENV)/.installed-test
+	PYTHONPATH=tests $(RUN) -m faults.soak --minutes=$(or $(MINUTES),30) --kills=$(or $(KILLS),200)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

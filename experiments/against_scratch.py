@@ -63,7 +63,7 @@ def run(values: flags.FlagValues, *, source: TransferSpec, target: TransferSpec)
             spec,
             workdir=folder / name,
             fresh=values["fresh"].value,
-            save_seconds=values["save_every"].value,
+            save_every=values["save_every"].value,
             say=run_flags.say,
             command=sys.argv,
             **options,  # type: ignore[arg-type]

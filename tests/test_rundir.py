@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tltf import rundir, storage
+from tltf import rundir, sealed, storage
 from tltf.errors import BusyError, InputMissingError, MismatchError, OutputError
 from tltf.rundir import RunDir
 from tltf.spec import BackboneSpec, DataSpec, Phase, TransferSpec
@@ -112,7 +112,7 @@ def test_litter_of_a_killed_writer_goes_and_nothing_else(tmp_path: Path) -> None
 
 def saved(folder: Path) -> RunDir:
     run = RunDir(folder)
-    storage.write_text(run.spec, SPEC.to_json())
+    run.commit(run.spec, SPEC.to_json())
     return run
 
 
@@ -146,13 +146,20 @@ def test_clear_removes_what_is_ours_and_follows_no_link(tmp_path: Path) -> None:
     with rundir.opened(tmp_path / "run") as run:
         saved(run.path)
         run.record(finished=True)
-        run.weights.mkdir()
-        (run.weights / "model.json").write_text("{}")
+        with sealed.committed(run.weights) as folder:
+            (folder / "model.json").write_text("{}")
+        (run.weights / "mine.txt").write_text("mine")
+        run.report.mkdir()
+        (run.report / "notes.txt").write_text("mine")
         run.export.symlink_to(tmp_path / "elsewhere")
         (run.path / "notes.md").write_text("mine")
         run.clear()
         left = {item.name for item in run.path.iterdir()}
-    assert left == {".lock", "notes.md"}
+        inside = {
+            item.name for name in ("weights", "report") for item in (run.path / name).iterdir()
+        }
+    assert left == {".lock", "notes.md", "weights", "report"}
+    assert inside == {"mine.txt", "notes.txt"}
     assert (tmp_path / "elsewhere" / "precious").exists()
 
 

@@ -75,7 +75,7 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
     good = (tmp_path / "t").read_bytes()
     for length in range(len(good)):
         (tmp_path / "t").write_bytes(good[:length])
-        with pytest.raises(StorageError, match="damaged tensor file"):
+        with pytest.raises(StorageError, match="damaged file"):
             storage.read_tensors(tmp_path / "t")
     (tmp_path / "t").write_bytes(good + b"\0")
     with pytest.raises(StorageError):
@@ -105,7 +105,7 @@ def test_a_header_that_lies_is_damage(tmp_path: Path) -> None:
         {"data_offsets": [-8, 0]},
         {"data_offsets": None},
     ):
-        with pytest.raises(StorageError, match="damaged tensor file"):
+        with pytest.raises(StorageError, match="damaged file"):
             storage.read_tensors(written({**good, **wrong}))
 
 

@@ -34,6 +34,7 @@ _PUBLIC = {
     "HistoryJsonl": "tltf.training.callbacks",
     "KeepBest": "tltf.training.callbacks",
     "LearningRateFinder": "tltf.training.callbacks",
+    "ExactResume": "tltf.training.exactresume",
     # measured and served
     "evaluate": "tltf.evaluation.evaluate",
     "compare": "tltf.evaluation.verdict",
@@ -54,6 +55,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"tltf.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tltf' has no attribute {name!r}")
+    if name != "TltfError":
+        importlib.import_module("tltf.legacy").refuse()
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

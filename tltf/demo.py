@@ -23,10 +23,11 @@ from tltf import pipeline, rundir, storage, trained
 from tltf.data import sources
 from tltf.data.manifest import Manifest, Record
 from tltf.evaluation import verdict
+from tltf.interval import save_interval
 from tltf.rundir import RunDir
 from tltf.serving.predicting import open_servable
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
-from tltf.stages.data import run_data
+from tltf.stages.data import committed_manifest, run_data
 from tltf.stages.reporting import pictures_of, write_report
 from tltf.stages.training import run_training, targets_of
 
@@ -113,7 +114,7 @@ def _told(workdir: Path, ours: np.ndarray, theirs: np.ndarray) -> Story:
         verdict=found,
         report=workdir / "report" / "report.html",
         servable=Path(first.stage()["servable"]),
-        example=_manifest(first).split("test")[0],
+        example=committed_manifest(first).split("test")[0],
     )
 
 
@@ -222,15 +223,11 @@ def _correct(spec: TransferSpec, folder: Path, *, whole: bool) -> np.ndarray:
         _run(spec, folder)
     with rundir.opened(folder) as run:
         if not (run.weights / trained.DECISION).exists():
-            manifest = run_data(spec, run, say=_silent)
-            run_training(spec, manifest, run, save_seconds=30.0, say=_silent, progress=False)
+            manifest, interval = run_data(spec, run, say=_silent), save_interval("auto")
+            run_training(spec, manifest, run, interval=interval, say=_silent, progress=False)
         model = trained.load(run.weights)
-        data = model.batches(_manifest(run).split("test"), batch_size=256)
+        data = model.batches(committed_manifest(run).split("test"), batch_size=256)
         return model.logits(data).argmax(axis=1) == targets_of(data)
-
-
-def _manifest(run: RunDir) -> Manifest:
-    return Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
 
 
 def _percent(share: float) -> str:

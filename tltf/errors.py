@@ -100,6 +100,12 @@ class StorageError(TltfError, OSError):
     exit_code = 74
 
 
+class OutOfMemoryError(TltfError, MemoryError):
+    """The machine or the device has not enough memory for this batch size or model."""
+
+    exit_code = 74
+
+
 class BusyError(TltfError, OSError):
     """Another run holds the folder."""
 

@@ -14,21 +14,23 @@ from typing import Any
 
 from absl import logging
 
-from tltf import recipes, rundir, storage
+from tltf import recipes, rundir, sealed, storage
 from tltf.backbones import catalog
 from tltf.data import prepare
-from tltf.errors import MismatchError, TltfError
+from tltf.errors import MismatchError
 from tltf.evaluation.gate import Gate
+from tltf.interval import save_interval
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages.adapting import run_adaptation_report, run_adapting
 from tltf.stages.data import described, run_data
+from tltf.stages.environment import run_environment
 from tltf.stages.exporting import run_exporting
+from tltf.stages.failures import recorded
 from tltf.stages.reporting import run_reporting
 from tltf.stages.tensorboard import write_logs
 from tltf.stages.training import planned_model, run_training
 from tltf.training import environment
-from tltf.training.fit import SAVE_SECONDS
 
 Say = Callable[[str], None]
 
@@ -48,10 +50,11 @@ class Run:
 def transfer(
     spec: TransferSpec,
     *,
-    workdir: str | Path,
+    workdir: str | Path | RunDir,
     fresh: bool = False,
     gate: Gate | None = None,
-    save_seconds: float = SAVE_SECONDS,
+    save_every: str | float = "auto",
+    require_exact: bool = False,
     say: Say = logging.info,
     progress: bool = True,
     command: Sequence[str] = (),
@@ -61,10 +64,13 @@ def transfer(
 
     Args:
       spec: what to do; fields that are None are decided by :mod:`tltf.recipes`.
-      workdir: the run folder (DESIGN 4.4), new, empty, or of this very specification.
+      workdir: the run folder (DESIGN 4.4), new, empty, or of this very specification; or one
+        that :func:`tltf.rundir.opened` has locked for the caller already.
       fresh: start over in a folder that holds another run.
       gate: what the report must meet before anything is exported.
-      save_seconds: at most this much training is lost by a kill.
+      save_every: at most this much training is lost by a kill: ``30s``, ``50steps``, or ``auto``.
+      require_exact: refuse to go on in another environment (versions, threads, processor) than
+        the one that began the run, in which the last bits may differ.
       say: receives the sentences for the person.
       progress: show progress lines on stderr.
       command: argv, for the report.
@@ -79,15 +85,15 @@ def transfer(
       run = tltf.transfer(spec, workdir="run")
       print(run.report["metrics"]["accuracy"])
     """
+    interval = save_interval(save_every)
     _check_backbone(spec)
-    with rundir.opened(workdir) as run:
-        if fresh:
-            run.clear()
-        if run.spec.exists():
+    with _held(workdir, fresh=fresh) as run:
+        if run.has(run.spec):
             spec = run.agree(spec)
         if run.stage()["finished"]:
             return _finished(run, gate, already_complete=True)
-        with _failure_recorded(run), environment.determinism(spec.deterministic):
+        with recorded(run), environment.determinism(spec.deterministic):
+            run_environment(run, require_exact=require_exact, say=say)
             _get_module(spec, run)
             manifest = run_data(spec, run, say=say)
             if spec.adapt.target:
@@ -96,7 +102,7 @@ def transfer(
                 trained, plan, resumed_from = adapted.trained, adapted.plan, None
             else:
                 result = run_training(
-                    spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
+                    spec, manifest, run, interval=interval, say=say, progress=progress
                 )
                 report = run_reporting(result, manifest, run, command=command, say=say)
                 if tensorboard:
@@ -105,7 +111,9 @@ def transfer(
             if gate is not None:
                 gate.check(report, kept=f"the model and its report in {run.path}")
             servable = run_exporting(trained, plan.spec, manifest, run)
-            run.record(
+            run.commit(
+                run.history,
+                run.history.read_text("utf-8") if run.history.exists() else "",
                 finished=True,
                 resumed_from=resumed_from,
                 servable=str(servable) if servable else None,
@@ -155,8 +163,18 @@ def _get_module(spec: TransferSpec, run: RunDir) -> None:
     run.record(module_sha256=found.sha256)
 
 
+@contextlib.contextmanager
+def _held(workdir: str | Path | RunDir, *, fresh: bool) -> Iterator[RunDir]:
+    if isinstance(workdir, RunDir):
+        yield workdir
+        return
+    with rundir.opened(workdir, fresh=fresh) as run:
+        yield run
+
+
 def _finished(run: RunDir, gate: Gate | None, *, already_complete: bool = False) -> Run:
     stage = run.stage()
+    sealed.verify(run.report)
     report = storage.read_json(run.report / "report.json")
     if gate is not None:
         gate.check(report, kept=f"the model and its report in {run.path}")
@@ -168,15 +186,3 @@ def _finished(run: RunDir, gate: Gate | None, *, already_complete: bool = False)
         already_complete=already_complete,
         resumed_from=stage["resumed_from"],
     )
-
-
-@contextlib.contextmanager
-def _failure_recorded(run: RunDir) -> Iterator[None]:
-    """``error.json`` after a failure, and none after a success."""
-    rundir.remove(run.error)
-    try:
-        yield
-    except TltfError as error:
-        error.kept = error.kept or f"the run folder {run.path}"
-        storage.write_json(run.error, error.as_dict())
-        raise

@@ -13,10 +13,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+_SEAL = re.compile(rb',\n  "seal": "([0-9a-f]{64})"\n}\n\Z')
 _DTYPE_CODES = {name: code for code, name in DTYPES.items()}
 
 
@@ -49,10 +51,17 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
       StorageError: the disk is full or writing failed; the previous file is intact.
     """
+    _write_pieces(path, [data])
+
+
+def _write_pieces(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
     temporary = sibling(path)
+    need = sum(len(piece) for piece in pieces)
     try:
+        check_space(path.parent, need)
         with temporary.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -61,7 +70,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         # On a failing disk even this may fail; the first error is the one to tell.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise storage_error(error, path, need=len(data)) from error
+        raise storage_error(error, path, need=need) from error
+
+
+def check_space(folder: Path, need: int) -> None:
+    """Raises StorageError unless ``need`` bytes are free where ``folder`` is, or will be."""
+    free = free_bytes(folder)
+    if need > free:
+        raise _full(folder, need=need, free=free)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space for this user where ``folder`` is, or will be."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,6 +105,40 @@ def read_json(path: Path) -> Any:
         raise InputMissingError("there is no such file", where=path) from error
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot be read as JSON: {error}", where=path) from error
+    except RecursionError as error:
+        raise damaged(path, "its JSON is nested without end") from error
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """:func:`write_json` of a non-empty object that ends with its own SHA-256 as ``seal``."""
+    body = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+    data = body.encode("utf-8", "backslashreplace")
+    digest = hashlib.sha256(data).hexdigest()
+    write_bytes(path, data + f',\n  "seal": "{digest}"\n}}\n'.encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Reads what :func:`write_sealed` wrote, after checking every byte of it.
+
+    Raises:
+      InputMissingError: no such file.
+      StorageError: cut, damaged or without its hash.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputMissingError("there is no such file", where=path) from error
+    except OSError as error:
+        raise storage_error(error, path) from error
+    match = _SEAL.search(data)
+    if match is None or hashlib.sha256(data[: match.start()]).hexdigest() != match[1].decode():
+        raise damaged(path, "its SHA-256 does not fit its content")
+    try:
+        value: dict[str, Any] = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"it is not JSON: {error}") from error
+    del value["seal"]
+    return value
 
 
 def commit_folder(temporary: Path, final: Path) -> None:
@@ -144,23 +201,22 @@ def write_tensors(
     header: dict[str, Any] = {}
     buffers, offset = [], 0
     for name, tensor in tensors.items():
-        array = np.asarray(tensor)
         # ascontiguousarray would turn a scalar into a vector of one.
-        buffer = array.tobytes(order="C")
+        array = np.asarray(tensor, order="C")
         header[name] = {
             "dtype": _DTYPE_CODES[array.dtype.name],
             "shape": list(array.shape),
-            "data_offsets": [offset, offset + len(buffer)],
+            "data_offsets": [offset, offset + array.nbytes],
         }
-        buffers.append(buffer)
-        offset += len(buffer)
-    body = b"".join(buffers)
-    described = json.dumps(header, sort_keys=True).encode()
-    digest = hashlib.sha256(described + body).hexdigest()
-    header["__metadata__"] = {**(metadata or {}), "sha256": digest}
+        buffers.append(array.reshape(-1).view(np.uint8).data)
+        offset += array.nbytes
+    state = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for buffer in buffers:
+        state.update(buffer)
+    header["__metadata__"] = {**(metadata or {}), "sha256": state.hexdigest()}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
-    write_bytes(path, struct.pack("<Q", len(head)) + head + body)
+    _write_pieces(path, [struct.pack("<Q", len(head)), head, *buffers])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -180,26 +236,27 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except OSError as error:
         raise storage_error(error, path) from error
     header, metadata, body = _parse(data, path)
-    described = json.dumps(header, sort_keys=True).encode()
-    if hashlib.sha256(described + body).hexdigest() != metadata.get("sha256"):
-        raise _damaged(path, "its SHA-256 does not fit its content")
+    state = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    state.update(body)
+    if state.hexdigest() != metadata.get("sha256"):
+        raise damaged(path, "its SHA-256 does not fit its content")
     return {name: _array(entry, body, path) for name, entry in header.items()}, metadata
 
 
-def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, str], bytes]:
+def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, str], memoryview]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise _damaged(path, "its header is longer than the file")
+        raise damaged(path, "its header is longer than the file")
     try:
         header = json.loads(data[8 : 8 + length])
         metadata = header.pop("__metadata__", {})
         header.items(), metadata.items()
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise _damaged(path, f"its header is not a JSON object: {error}") from error
-    return header, metadata, data[8 + length :]
+        raise damaged(path, f"its header is not a JSON object: {error}") from error
+    return header, metadata, memoryview(data)[8 + length :]
 
 
-def _array(entry: Any, body: bytes, path: Path) -> np.ndarray:
+def _array(entry: Any, body: memoryview, path: Path) -> np.ndarray:
     try:
         dtype = np.dtype(DTYPES[entry["dtype"]])
         start, end = entry["data_offsets"]
@@ -210,12 +267,15 @@ def _array(entry: Any, body: bytes, path: Path) -> np.ndarray:
         count = (end - start) // dtype.itemsize
         return np.frombuffer(body, dtype, offset=start, count=count).reshape(shape)
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"a tensor's entry is wrong: {error}") from error
+        raise damaged(path, f"a tensor's entry is wrong: {error}") from error
 
 
-def _damaged(path: Path, why: str) -> StorageError:
+def damaged(path: Path, why: str) -> StorageError:
+    """The error of a file of ours that is not what was written."""
     return StorageError(
-        f"damaged tensor file: {why}", where=path, next_action="delete it and run again"
+        f"damaged file: {why}",
+        where=path,
+        next_action="restore it from a copy, or move it away and run the same command again",
     )
 
 
@@ -226,16 +286,30 @@ def _sync_file(path: Path) -> None:
 
 def storage_error(error: OSError, path: Path, *, need: int | None = None) -> StorageError:
     """The OSError as a StorageError that says what was needed and what is free."""
+    if isinstance(error, StorageError):
+        return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
-        wanted = f"{need / 1e6:.1f} MB wanted, " if need else ""
-        return StorageError(
-            f"the disk or quota is full: {wanted}{free / 1e6:.1f} MB free",
-            where=path,
-            kept="what was committed before",
-            next_action="free some space and run the same command again",
-        )
-    return StorageError(f"{error.strerror or error}", where=path)
+        try:
+            free = free_bytes(path.parent)
+        except OSError:  # the disk that has just failed
+            free = 0
+        return _full(path, need=need, free=free)
+    return StorageError(
+        f"{error.strerror or error}",
+        where=path,
+        kept="what was committed before",
+        next_action="see to the disk, then run the same command again",
+    )
+
+
+def _full(path: Path, *, need: int | None, free: int) -> StorageError:
+    wanted = f"{need / 1e6:.1f} MB wanted, " if need else ""
+    return StorageError(
+        f"the disk or quota is full: {wanted}{free / 1e6:.1f} MB free",
+        where=path,
+        kept="what was committed before",
+        next_action="free some space and run the same command again",
+    )
 
 
 def check_finite(tensors: Mapping[str, np.ndarray], *, where: object) -> None:

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tltf import storage
+from tltf import sealed, storage
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
-from tltf.errors import DataError, StorageError, named_list, nearest
+from tltf.errors import DataError, InputMissingError, StorageError, named_list, nearest
 from tltf.evaluation.familiarity import Familiarity, from_tensors
 from tltf.evaluation.rejection import DecisionRule
 from tltf.models import saved
@@ -57,7 +57,6 @@ class Trained:
 
     def save(self, folder: Path) -> None:
         """Writes model and rule into ``folder``; :func:`load` reads them."""
-        saved.save_model(folder, self.model)
         fields = {
             "task": self.task,
             "classes": list(self.classes),
@@ -65,9 +64,11 @@ class Trained:
             "rule": dataclasses.asdict(self.rule),
             "familiarity": self.familiarity is not None,
         }
-        if self.familiarity is not None:
-            storage.write_tensors(folder / FAMILIARITY, self.familiarity.tensors())
-        storage.write_json(folder / DECISION, fields)
+        with sealed.committed(folder) as temporary:
+            saved.save_model(temporary, self.model)
+            if self.familiarity is not None:
+                storage.write_tensors(temporary / FAMILIARITY, self.familiarity.tensors())
+            storage.write_json(temporary / DECISION, fields)
 
     def batches(self, records: Sequence[Record], *, batch_size: int = 32) -> Batches:
         """The records as this model wants them, in order.
@@ -107,6 +108,13 @@ def load(folder: Path) -> Trained:
     Raises:
       InputMissingError, StorageError, DataError: a member is missing, damaged or does not fit.
     """
+    if not folder.is_dir():
+        raise InputMissingError(
+            "no trained model here",
+            where=folder,
+            next_action="let the training finish, or name another run",
+        )
+    sealed.verify(folder)
     model = saved.load_model(folder)
     fields: dict[str, Any] = storage.read_json(folder / DECISION)
     try:

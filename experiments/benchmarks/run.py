@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MEASUREMENTS = ("speed", "quality")
+MEASUREMENTS = ("speed", "quality", "checkpoint")
 
 
 def main(folder: Path = Path("runs/bench")) -> int:

@@ -26,6 +26,7 @@ from experiments.benchmarks.quality import unpacked
 from tltf.cli.app import Program, execute
 from tltf.cli.quiet import import_tensorflow
 from tltf.cli.run_flags import required
+from tltf.interval import save_interval
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 
 FLAGS = flags.FlagValues()
@@ -100,7 +101,9 @@ def _training_seconds(spec: TransferSpec, folder: Path) -> float:
         opened.clear()
         manifest = run_data(spec, opened, say=quiet)
         started = time.monotonic()
-        run_training(spec, manifest, opened, save_seconds=60.0, say=quiet, progress=False)
+        run_training(
+            spec, manifest, opened, interval=save_interval("60s"), say=quiet, progress=False
+        )
         return time.monotonic() - started
 
 

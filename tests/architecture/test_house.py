@@ -22,19 +22,10 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base
 # A part imports parts above it, and its own package. rundir stands below spec, whose JSON it
 # compares; trained stands above serving, whose decision it carries, and below stages.
 ORDER = (
-    *(
-        "errors",
-        "terminal",
-        "methods",
-        "policies",
-        "spec",
-        "recipes",
-        "storage",
-        "variables",
-        "rundir",
-    ),
+    *("errors", "legacy", "terminal", "methods", "policies", "interval", "spec", "recipes"),
+    *("storage", "sealed", "variables", "rundir"),
     *("data", "backbones", "models", "training", "transfer", "adapt", "evaluation", "serving"),
-    *("selection", "trained", "stages", "pipeline", "demo", "cli"),
+    *("selection", "trained", "stages", "pipeline", "demo", "doctor", "cli"),
 )
 MODULES = {
     ".".join(("tltf", *path.relative_to(HOUSE).with_suffix("").parts)).removesuffix(
@@ -42,6 +33,9 @@ MODULES = {
     ): path
     for path in sorted(HOUSE.rglob("*.py"))
 }
+
+# Run in a process of its own, since it imports Keras 2, which tltf refuses beside itself.
+ALONE = {"tltf.backbones.hub.download"}
 
 
 def part(module: str) -> str:
@@ -125,6 +119,8 @@ def test_a_file_keeps_its_size_and_its_name(module: str) -> None:
 @pytest.mark.parametrize("folder", ["tltf", "experiments"])
 def test_only_the_public_keras_three(folder: str) -> None:
     for path in (HOUSE.parent / folder).rglob("*.py"):
+        if path.stem == "legacy":  # the one that refuses it
+            continue
         found = re.search(r"\btf\.keras\b|\btf_keras\b|keras\.src\b", path.read_text("utf-8"))
         assert found is None, f"{path}: {found}"
 
@@ -138,7 +134,7 @@ def test_the_library_asserts_nothing() -> None:
 
 def test_importing_starts_and_opens_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     before = threading.active_count()
-    for module in MODULES:
+    for module in sorted(MODULES.keys() - ALONE):
         importlib.import_module(module)
     assert threading.active_count() == before
     assert capfd.readouterr().out == ""
@@ -158,7 +154,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = tltf.Trainer
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - ALONE))
 def test_the_examples_in_docstrings_hold(module: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert not failed

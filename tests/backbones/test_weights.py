@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ import tarfile
 import threading
 import time
 import urllib.error
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -18,7 +20,7 @@ import keras
 import numpy as np
 import pytest
 
-from tltf import storage, variables
+from tltf import sealed, storage, variables
 from tltf.backbones import backbone, runfile, weights
 from tltf.errors import (
     ArgumentError,
@@ -166,6 +168,21 @@ def test_files_of_ones_own(small, tmp_path, suffix) -> None:
     assert weights.weights_digest(base) == weights.weights_digest(small)
 
 
+def test_code_in_an_archive_is_not_run(small, tmp_path) -> None:
+    """What the archive says of classes is never looked at: only its arrays are."""
+    small.save(tmp_path / "good.keras")
+    trap = {"module": "os", "class_name": "system", "config": f"touch {tmp_path / 'ran'}"}
+    with zipfile.ZipFile(tmp_path / "good.keras") as good:
+        weights_file = good.read("model.weights.h5")
+    with zipfile.ZipFile(tmp_path / "w.keras", "w") as bad:
+        bad.writestr("config.json", json.dumps(trap))
+        bad.writestr("metadata.json", json.dumps(trap))
+        bad.writestr("model.weights.h5", weights_file)
+    base = backbone(NAME, str(tmp_path / "w.keras"), 32)
+    assert weights.weights_digest(base) == weights.weights_digest(small)
+    assert not (tmp_path / "ran").exists()
+
+
 def write_run(folder: Path, base: keras.Model) -> None:
     """What a finished run leaves of its backbone."""
     weights_folder = folder / runfile.FOLDER
@@ -173,6 +190,7 @@ def write_run(folder: Path, base: keras.Model) -> None:
     storage.write_text(weights_folder / runfile.ARCHITECTURE, base.to_json())
     arrays = variables.named_arrays(base.variables, prefix=runfile.PREFIX)
     storage.write_tensors(weights_folder / runfile.WEIGHTS, arrays)
+    sealed.seal(weights_folder)
 
 
 def test_the_backbone_of_a_run_is_read_back(tmp_path) -> None:
@@ -194,9 +212,11 @@ def test_run_folders_that_are_not(tmp_path) -> None:
     path = tmp_path / runfile.FOLDER / runfile.ARCHITECTURE
     path.parent.mkdir()
     path.write_text("not a model")
+    sealed.seal(path.parent)
     with pytest.raises(DataError, match="cannot read the backbone"):
         backbone(f"file:{tmp_path}")
     path.write_text(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).to_json())
+    sealed.seal(path.parent)
     with pytest.raises(DataError, match="holds a Sequential, not a Backbone"):
         backbone(f"file:{tmp_path}")
 
@@ -230,7 +250,7 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
             backbone(NAME, str(tmp_path / name), 32)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("a", (4,), "u1", external=[(str(tmp_path / "w.bin"), 0, 4)])
-    with pytest.raises(SecurityError, match="refers to other files"):
+    with pytest.raises(SecurityError, match="lies in other files"):
         backbone(NAME, str(tmp_path / "x.h5"), 32)
 
 

@@ -99,7 +99,7 @@ def test_weights_on_disk_are_checked(tmp_path: Path) -> None:
     saved.save_model(tmp_path, tiny.classifier(norm=False))
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(StorageError, match="damaged tensor file"):
+    with pytest.raises(StorageError, match="damaged file"):
         saved.load_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(whole)
     (tmp_path / "model.json").write_text(tiny.classifier().to_json())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tltf import storage
-from tltf.errors import DataError, StorageError
+from tltf.errors import MismatchError, StorageError
 from tltf.training import states
 from tltf.training.states import Position
 
@@ -37,7 +37,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     held = [keras.Variable(np.zeros(3)), keras.Variable(0)]
     states.assign(held, state, "model")
     np.testing.assert_array_equal(held[0].numpy(), [2.0, 2.0, 2.0])
-    with pytest.raises(DataError, match="2 tensors for 1 variables"):
+    with pytest.raises(MismatchError, match="2 tensors for 1 variables"):
         states.assign(held[:1], state, "model")
 
 
@@ -63,7 +63,7 @@ def test_two_are_kept_and_the_newest_is_by_progress(tmp_path: Path) -> None:
         saved(tmp_path, steps_done)
     last = saved(tmp_path, 100, phase=1)
     assert len(list(tmp_path.iterdir())) == 2
-    assert last.name == "000000100-1"
+    assert last.name == "000000100-1-2"
     found = states.newest(tmp_path)
     assert found is not None
     assert found.position.phase == 1
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_state_before(
     with pytest.raises(StorageError, match="disk or quota is full"):
         saved(tmp_path, 2)
     monkeypatch.undo()
-    assert [item.name for item in tmp_path.iterdir()] == ["000000001-0"]
+    assert [item.name for item in tmp_path.iterdir()] == ["000000001-0-2"]
     found = states.newest(tmp_path)
     assert found is not None
     assert found.steps_done == 1

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import keras
 
-from tltf import storage, variables
+from tltf import sealed, storage, variables
+from tltf.backbones import architecture
 from tltf.backbones.hub.layer import check_at_hand, trusting
 from tltf.backbones.network import Backbone
-from tltf.errors import ArgumentError, DataError, InputMissingError
+from tltf.errors import ArgumentError, DataError, InputMissingError, SecurityError
 
 FOLDER = "weights"
 ARCHITECTURE = "backbone.json"
@@ -32,6 +33,8 @@ def load(folder: str, *, weights: str, input_size: int | None) -> Backbone:
       ArgumentError: another input size.
     """
     path = Path(folder).expanduser() / FOLDER
+    if path.is_dir():
+        sealed.verify(path)
     model = _architecture(path / ARCHITECTURE)
     side = model.input_shape[1]
     if input_size not in (None, side):
@@ -57,7 +60,9 @@ def _architecture(path: Path) -> Backbone:
         )
     try:
         with trusting():
-            model = keras.models.model_from_json(path.read_text("utf-8"))
+            model = keras.models.model_from_json(architecture.read(path))
+    except SecurityError:
+        raise
     except Exception as error:  # Keras raises many kinds for one cause: the file is not right
         raise DataError(f"cannot read the backbone: {error}", where=path) from error
     if not isinstance(model, Backbone):

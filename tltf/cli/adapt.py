@@ -111,7 +111,8 @@ def run(values: flags.FlagValues) -> None:
         workdir=values["workdir"].value,
         fresh=values["fresh"].value,
         gate=gate,
-        save_seconds=values["save_every"].value,
+        save_every=values["save_every"].value,
+        require_exact=values["require_exact"].value,
         say=run_flags.say,
         command=sys.argv,
     )

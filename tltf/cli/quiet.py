@@ -8,6 +8,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from tltf import legacy
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and finds its devices without its C++ lines on stderr.
@@ -15,6 +17,7 @@ def import_tensorflow() -> None:
     They are written to the file descriptor before any log level applies. If the import
     fails they are shown, since then they are the explanation.
     """
+    legacy.refuse()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules:
         return

@@ -15,6 +15,7 @@ from tltf.cli import spec_flags
 from tltf.cli.quiet import import_tensorflow
 from tltf.errors import ArgumentError, InputMissingError, printable
 from tltf.evaluation.gate import Gate, parse_gate
+from tltf.interval import save_interval
 from tltf.spec import TransferSpec
 
 if TYPE_CHECKING:
@@ -28,10 +29,13 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("fresh", False, "Start over in a folder that holds another run.",
                       flag_values=values)  # fmt: skip
     flags.DEFINE_bool("dry_run", False, "Print the plan and stop.", flag_values=values)
-    flags.DEFINE_float("save_every", 30.0, "Seconds of training between two saved states.",
-                       lower_bound=0.0, flag_values=values)  # fmt: skip
     flags.DEFINE_bool("tensorboard", False, "Leave logs for TensorBoard in the run folder;"
                       " needs the extra tltf[tensorboard].", flag_values=values)  # fmt: skip
+    flags.DEFINE_string("save_every", "auto", "Training between two saved states: 30s, 50steps, or"
+                        " auto: 30 s, and longer where saving would cost more than 5 % of the"
+                        " time. A bare number means seconds.", flag_values=values)  # fmt: skip
+    flags.DEFINE_bool("require_exact", False, "Exit 78 instead of going on in another environment"
+                      " than the run began in.", flag_values=values)  # fmt: skip
     flags.DEFINE_string("assert_metric", None, "Exit 79 and export nothing unless it holds,"
                         " for example accuracy>=0.9.", flag_values=values)  # fmt: skip
 
@@ -54,31 +58,38 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     required(values, "data", "backbone", *([] if dry else ["workdir"]))
     spec = spec_flags.to_spec(values, default)
     gate = parsed_gate(values)
+    save_interval(values["save_every"].value)
     check_early(spec, values)
     from tltf.data import decoders
 
-    decoders.start_if_new(spec.data.source)
     if values["tensorboard"].value:
         check_tensorboard()
-    import_tensorflow()
-    from tltf import pipeline
-
     if dry:
+        decoders.start_if_new(spec.data.source)
+        import_tensorflow()
+        from tltf import pipeline
+
         plan = pipeline.plan_only(spec, say=say)
         print(*plan.choices, sep="\n")
         return None
-    done = pipeline.transfer(
-        spec,
-        workdir=values["workdir"].value,
-        fresh=values["fresh"].value,
-        gate=gate,
-        save_seconds=values["save_every"].value,
-        say=say,
-        command=sys.argv,
-        tensorboard=values["tensorboard"].value,
-    )
-    if not done.already_complete:
-        storage.write_text(done.path / "flagfile.txt", values.flags_into_string())
+    # The lock is taken before the seconds that TensorFlow takes to be imported.
+    with rundir.opened(values["workdir"].value, fresh=values["fresh"].value) as run:
+        decoders.start_if_new(spec.data.source)
+        import_tensorflow()
+        from tltf import pipeline
+
+        done = pipeline.transfer(
+            spec,
+            workdir=run,
+            gate=gate,
+            save_every=values["save_every"].value,
+            require_exact=values["require_exact"].value,
+            say=say,
+            command=sys.argv,
+            tensorboard=values["tensorboard"].value,
+        )
+        if not done.already_complete:
+            storage.write_text(done.path / "flagfile.txt", values.flags_into_string())
     print(*summary(done, gate), sep="\n")
     return done
 

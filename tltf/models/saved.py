@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 
 from tltf import storage, variables
+from tltf.backbones import architecture as architectures
 from tltf.backbones import weights
 from tltf.backbones.hub.layer import check_at_hand, trusting
 from tltf.backbones.runfile import ARCHITECTURE as BACKBONE
@@ -43,6 +44,7 @@ def load_model(folder: Path) -> keras.Model:
     Raises:
       InputMissingError: a member is missing.
       StorageError: a member is damaged.
+      SecurityError: the architecture names code.
       DataError: the weights do not fit the architecture, or are not finite.
     """
     architecture = folder / ARCHITECTURE
@@ -55,7 +57,7 @@ def load_model(folder: Path) -> keras.Model:
     tensors, _ = storage.read_tensors(folder / WEIGHTS)
     storage.check_finite(tensors, where=folder / WEIGHTS)
     with trusting():
-        model = keras.models.model_from_json(architecture.read_text("utf-8"))
+        model = keras.models.model_from_json(architectures.read(architecture))
     check_at_hand(model)
     backbone, rest = _parts(model)
     held = [*(backbone.variables if backbone else []), *rest]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tltf import storage
+from tltf import sealed, storage
 from tltf.data.imagefile import UnusableError, read_image, size_reason
 from tltf.data.scan import reason_against
 from tltf.errors import InputMissingError
@@ -40,6 +40,7 @@ def open_servable(folder: Path) -> Opened:
 
     Raises:
       InputMissingError: neither.
+      StorageError: one of its files is missing or damaged.
     """
     version = folder if (folder / "saved_model.pb").is_file() else publish.newest(folder)
     if version is None or not (version / "saved_model.pb").is_file():
@@ -48,6 +49,7 @@ def open_servable(folder: Path) -> Opened:
             where=folder,
             next_action="pass a --workdir, or a folder that `tltf export` wrote",
         )
+    sealed.verify(version)
     fields = storage.read_json(version / "assets" / "tltf.json")
     loaded = tf.saved_model.load(str(version))
     key = fields.get("input", "image_bytes")

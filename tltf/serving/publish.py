@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from tltf import storage
+from tltf import sealed, storage
 from tltf.errors import ArgumentError, OutputError
 
 ATTEMPTS = 100
@@ -39,6 +39,7 @@ def commit(temporary: Path, folder: Path) -> Path:
       OutputError: a hundred others were faster.
       StorageError: the disk refused; no version was made.
     """
+    sealed.seal(temporary)
     for _ in range(ATTEMPTS):
         final = folder / str(max(versions(folder), default=0) + 1)
         try:

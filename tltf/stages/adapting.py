@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tltf import recipes, storage
+from tltf import recipes, sealed, storage
 from tltf.data.batches import Batches
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest
@@ -193,7 +193,6 @@ def run_adaptation_report(
             seed=spec.seed,
             **context,
         ) | {"adaptation": extra}
-        write_report(run.report, found, done.chosen.history, title=run.path.name)
     else:
         found = {
             "task": trained.task,
@@ -205,11 +204,15 @@ def run_adaptation_report(
             **context,
             "adaptation": extra,
         }
-        run.report.mkdir(exist_ok=True)
-        storage.write_json(run.report / "report.json", found)
+    with sealed.committed(run.report) as folder:
+        if labelled:
+            write_report(folder, found, done.chosen.history, title=run.path.name)
+        else:
+            storage.write_json(folder / "report.json", found)
+        rows = "".join(_rows(done, data, logits))
+        storage.write_text(folder / "predictions.jsonl", rows)
     history = "".join(json.dumps(row) + "\n" for row in done.chosen.history)
     storage.write_text(run.history, history)
-    storage.write_text(run.report / "predictions.jsonl", "".join(_rows(done, data, logits)))
     return found
 
 

@@ -20,6 +20,7 @@ from tltf.data.manifest import Manifest
 from tltf.errors import TltfError
 from tltf.evaluation import baselines, calibration, evaluate, verdict
 from tltf.evaluation.baselines import Split
+from tltf.interval import save_interval
 from tltf.models import heads
 from tltf.models.classifier import classifier
 from tltf.spec import Phase, TransferSpec
@@ -208,7 +209,7 @@ def _trained_outputs(
         kept = run.path / LOGITS
         if not kept.exists():
             result = run_training(
-                spec, manifest, run, save_seconds=60.0, say=_silent, progress=progress
+                spec, manifest, run, interval=save_interval("auto"), say=_silent, progress=progress
             )
             model = result.trained
             logits = model.logits(model.batches(manifest.split("test")))

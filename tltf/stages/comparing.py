@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tltf import storage
+from tltf import sealed, storage
 from tltf import trained as trained_of
 from tltf.data import prepare
 from tltf.data.manifest import Manifest
@@ -18,6 +18,7 @@ from tltf.errors import ArgumentError, DataError, InputMissingError
 from tltf.evaluation import comparepage, verdict
 from tltf.rundir import RunDir
 from tltf.stages import baselines
+from tltf.stages.data import committed_manifest
 from tltf.stages.reporting import count_test_use, write_report
 from tltf.stages.training import targets_of
 from tltf.transfer.distances import distance_report
@@ -50,7 +51,8 @@ def compare_run(run: RunDir, *, seeds: int, say: Say, progress: bool = True) -> 
     )
     found["test_split"] = {**found.get("test_split", {}), "uses": count_test_use(run)}
     history = [json.loads(line) for line in run.history.read_text("utf-8").splitlines()]
-    write_report(run.report, found, history, title=run.path.name)
+    with sealed.rewritten(run.report):
+        write_report(run.report, found, history, title=run.path.name)
     return found
 
 
@@ -206,4 +208,4 @@ def _some(records: Sequence[Any]) -> Sequence[Any]:
 
 
 def _manifest(run: RunDir) -> Manifest:
-    return Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
+    return committed_manifest(run)

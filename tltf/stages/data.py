@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from tltf import storage
 from tltf.data import prepare
 from tltf.data.manifest import BadInputsError, Excluded, Manifest
-from tltf.errors import MismatchError
+from tltf.errors import MismatchError, named_list
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.terminal import counted
@@ -34,11 +34,11 @@ def run_data(spec: TransferSpec, run: RunDir, *, say: Say) -> Manifest:
     except BadInputsError as error:
         _write_excluded(run, error.excluded)
         raise
-    if run.manifest.exists():
+    if run.has(run.manifest):
         _check_unchanged(run, manifest, spec)
     else:
         _write_excluded(run, (e for e in manifest.excluded if e.outcome == "bad"))
-        storage.write_text(run.manifest, "".join(manifest.to_json_lines()))
+        run.commit(run.manifest, "".join(manifest.to_json_lines()))
     for sentence in described(manifest):
         say(sentence)
     return manifest
@@ -55,15 +55,44 @@ def described(manifest: Manifest) -> list[str]:
 
 
 def _check_unchanged(run: RunDir, manifest: Manifest, spec: TransferSpec) -> None:
-    before = Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
+    before = committed_manifest(run)
     if before.digest() != manifest.digest():
         raise MismatchError(
-            f"the data changed since the run began: {len(before.records)} ->"
-            f" {len(manifest.records)} examples, or other contents, labels or splits",
+            f"the data changed since the run began: {named_list(changes(before, manifest))}",
             where=spec.data.source,
             kept="the run as it is",
             next_action="restore the data, use another --workdir, or --fresh to start over",
         )
+
+
+def committed_manifest(run: RunDir) -> Manifest:
+    """The manifest that the run began with.
+
+    Raises:
+      InputMissingError, StorageError: it has none, or its file is damaged.
+    """
+    return Manifest.from_json_lines(run.read_committed(run.manifest).splitlines())
+
+
+def changes(before: Manifest, now: Manifest) -> list[str]:
+    """``field: old -> new`` of classes, task, number of examples, then of single examples."""
+    found = []
+    if before.task != now.task:
+        found.append(f"task: {before.task} -> {now.task}")
+    if before.classes != now.classes:
+        found.append(f"classes: {named_list(before.classes)} -> {named_list(now.classes)}")
+    if len(before.records) != len(now.records):
+        found.append(f"examples: {len(before.records)} -> {len(now.records)}")
+    old, new = ({r.id: r for r in m.records} for m in (before, now))
+    found += [f"{name}: absent -> new" for name in new if name not in old]
+    found += [f"{name}: there -> gone" for name in old if name not in new]
+    for name in (name for name in old if name in new):
+        for field in ("sha256", "label", "split", "group", "weight"):
+            a, b = getattr(old[name], field), getattr(new[name], field)
+            if a != b:
+                short = (str(x)[:12] if field == "sha256" else repr(x) for x in (a, b))
+                found.append(f"{field} of {name}: {' -> '.join(short)}")
+    return found or ["the order of the examples"]
 
 
 def _write_excluded(run: RunDir, excluded: Iterable[Excluded]) -> None:

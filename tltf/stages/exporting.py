@@ -9,18 +9,20 @@ from pathlib import Path
 
 from absl import logging
 
-from tltf import storage, trained
+from tltf import sealed, storage, trained
 from tltf.data.manifest import Manifest, Record
-from tltf.errors import ArgumentError
+from tltf.errors import ArgumentError, TltfError
 from tltf.evaluation.gate import Gate
 from tltf.models.classifier import backbone_of
 from tltf.rundir import RunDir
+from tltf.serving import publish
 from tltf.serving.candidate import Candidate, Published, publish_candidate
 from tltf.serving.card import model_card
 from tltf.serving.intake import ImageIntake
 from tltf.serving.parity import EXAMPLES, spread
 from tltf.serving.reusable import export_reusable
 from tltf.spec import TransferSpec
+from tltf.stages.data import committed_manifest
 from tltf.stages.portable import Portable, portable_files
 from tltf.trained import Trained
 
@@ -34,6 +36,10 @@ def run_exporting(
     if spec.export == "none":
         return None
     to = run.export if spec.export == "auto" else Path(spec.export)
+    done = publish.newest(run.export) if spec.export == "auto" else None
+    if done is not None and _whole(done):
+        # This very run published it and was killed before it could note so.
+        return done
     return publish_candidate(candidate(model, spec, manifest, run), to).folder
 
 
@@ -61,13 +67,22 @@ def export_run(
     """
     model = trained.load(run.weights)
     if gate is not None:
+        sealed.verify(run.report)
         gate.check(storage.read_json(run.report / "report.json"), kept=run.path)
-    manifest = Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
+    manifest = committed_manifest(run)
     ready = candidate(model, run.read_spec(), manifest, run)
     if wanted is not None:
         files = portable_files(model, manifest, wanted, say=say)
         ready = dataclasses.replace(ready, documents={**ready.documents, **files})
     return publish_candidate(ready, to, keep=keep)
+
+
+def _whole(version: Path) -> bool:
+    try:
+        sealed.verify(version)
+    except TltfError:
+        return False
+    return True
 
 
 def export_reusable_run(run: RunDir, to: Path, *, gate: Gate | None = None) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tltf import storage
+from tltf import sealed, storage
 from tltf import trained as trained_of
 from tltf.data import prepare
 from tltf.data.batches import Batches
@@ -23,6 +23,7 @@ from tltf.evaluation.intervals import wilson
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages import baselines
+from tltf.stages.data import committed_manifest
 from tltf.stages.gallery import Pictures, gallery
 from tltf.stages.training import TrainingResult, targets_of
 from tltf.trained import Trained
@@ -77,9 +78,10 @@ def run_reporting(
         shown = gallery(trained, data.records, probabilities, targets, features, result.references)
         found |= {"gallery": shown.errors, "confused_pairs": shown.confused}
         pictures = shown.pictures
-    write_report(run.report, found, result.fit.history, title=run.path.name, pictures=pictures)
     rows = _predictions(trained, data, logits, outputs)
-    storage.write_text(run.report / "predictions.jsonl", "".join(rows))
+    with sealed.committed(run.report) as folder:
+        write_report(folder, found, result.fit.history, title=run.path.name, pictures=pictures)
+        storage.write_text(folder / "predictions.jsonl", "".join(rows))
     return found
 
 
@@ -105,7 +107,7 @@ def _provenance(
             "data": manifest.digest(),
             "weights": storage.file_sha256(run.weights / "model.safetensors"),
         },
-    )
+    ) | {"resumes": run.stage()["resumes"]}
 
 
 def _slices(
@@ -204,7 +206,7 @@ def evaluate_run(
 
 def _seen_before(run: RunDir, manifest: Manifest) -> dict[str, Any]:
     """Whether these records were the run's test split, or even its training data."""
-    trained_on = Manifest.from_json_lines(run.manifest.read_text("utf-8").splitlines())
+    trained_on = committed_manifest(run)
     splits = {record.sha256: record.split for record in trained_on.records}
     seen = Counter(splits[r.sha256] for r in manifest.records if r.sha256 in splits)
     block: dict[str, Any] = {f"records_of_{name}": seen[name] for name in SPLITS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tltf.data.manifest import Manifest, Record
 from tltf.errors import ArgumentError, named_list
 from tltf.evaluation import calibration, rejection
 from tltf.evaluation.familiarity import Familiarity, fit_familiarity
+from tltf.interval import SaveInterval
 from tltf.models import heads
 from tltf.models.classifier import backbone_of, classifier
 from tltf.models.initial import seeded_initializers
@@ -32,6 +34,7 @@ from tltf.trained import load as load_trained
 from tltf.training import environment
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
+from tltf.training.statefiles import KEEP
 from tltf.transfer import anchors
 
 Say = Callable[[str], None]
@@ -61,7 +64,7 @@ def run_training(
     manifest: Manifest,
     run: RunDir,
     *,
-    save_seconds: float,
+    interval: SaveInterval,
     say: Say,
     progress: bool,
 ) -> TrainingResult:
@@ -76,9 +79,8 @@ def run_training(
         classes=manifest.classes,
         image_size=plan.spec.backbone.image_size or 0,
     )
-    fit = _fit(
-        result, plan.spec, manifest, run, save_seconds=save_seconds, say=say, progress=progress
-    )
+    _check_space(model, run)
+    fit = _fit(result, plan.spec, manifest, run, interval=interval, say=say, progress=progress)
     references = _references(result, manifest)
     result = dataclasses.replace(
         result,
@@ -90,14 +92,13 @@ def run_training(
 
 
 def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
-    """Writes ``spec.json`` and ``env.json`` of a new run; with the choices of one begun before."""
-    if run.spec.exists():
+    """Commits ``spec.json`` of a new run; with the choices of one begun before."""
+    if run.has(run.spec):
         # The choices were made when the run began; now every field is given.
-        choices = (recipes.Choice(**row) for row in run.stage()["plan"])
-        return dataclasses.replace(plan, choices=tuple(choices))
-    storage.write_json(run.env, environment.describe())
-    run.record(plan=[dataclasses.asdict(choice) for choice in plan.choices])
-    storage.write_text(run.spec, plan.spec.to_json())
+        kept = (recipes.Choice(**row) for row in run.stage()["plan"])
+        return dataclasses.replace(plan, choices=tuple(kept))
+    choices = [dataclasses.asdict(choice) for choice in plan.choices]
+    run.commit(run.spec, plan.spec.to_json(), plan=choices)
     return plan
 
 
@@ -167,7 +168,7 @@ def _fit(
     manifest: Manifest,
     run: RunDir,
     *,
-    save_seconds: float,
+    interval: SaveInterval,
     say: Say,
     progress: bool,
 ) -> FitResult:
@@ -203,7 +204,8 @@ def _fit(
             jit_compile=spec.jit == "on",
             cache=cache,
             folder=run.path,
-            save_seconds=save_seconds,
+            resumed=lambda position: _note_resume(run, position, say),
+            save_every=interval,
             progress=progress,
         )
 
@@ -227,6 +229,21 @@ def _teacher_targets(spec: TransferSpec, manifest: Manifest, say: Say) -> np.nda
     right = (said.argmax(axis=1) == data.targets().argmax(axis=1)).mean()
     say(f"teacher: {spec.teacher}, right on {right:.1%} of the training images")
     return (data.targets() + said.astype(np.float32)) / 2.0
+
+
+def _note_resume(run: RunDir, position: dict[str, Any], say: Say) -> None:
+    """Said and recorded at once, not at the end: the next kill may come before that."""
+    say("resumed_from: {phase}, epoch {epoch}, step {step}".format(**position))
+    run.record(resumed_from=position, resumes=[*run.stage()["resumes"], position])
+
+
+def _check_space(model: Any, run: RunDir) -> None:
+    """Before the first step: room for the states, the weights and the servable.
+
+    A state holds the model, at most two optimizer slots for each weight, and the best weights.
+    """
+    one = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.variables)
+    storage.check_space(run.path, 4 * one * (KEEP + 1) + 2 * one)
 
 
 def _cache(spec: TransferSpec, say: Say) -> Cache | None:

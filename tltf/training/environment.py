@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+import tltf
 from tltf.errors import ArgumentError
 from tltf.recipes import Choice
 
+VARIABLES = (
+    "TF_DETERMINISTIC_OPS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS",
+    "XLA_FLAGS", "TF_XLA_FLAGS", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+VECTORS = ("avx", "amx", "fma", "sse4")
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 def describe() -> dict[str, Any]:
     """The content of env.json: everything that the bits of a result depend on."""
     return {
+        "tltf": tltf.__version__,
+        "tltf_code": code_digest(),
         "python": platform.python_version(),
+        "numpy": np.__version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
+        "cpus_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpu_flags": cpu_flags(),
         "devices": [device.device_type for device in tf.config.list_physical_devices()],
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
+
+
+def code_digest() -> str:
+    """The first digits of a SHA-256 over the library's own source files."""
+    state = hashlib.sha256()
+    folder = Path(tltf.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        state.update(str(path.relative_to(folder)).encode())
+        state.update(path.read_bytes())
+    return state.hexdigest()[:16]
+
+
+def cpu_flags() -> str:
+    """The vector instructions of the processor, which decide how sums are ordered."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("flags"):
+                return " ".join(sorted(f for f in line.split() if f.startswith(VECTORS)))
+    return platform.processor()
 
 
 def choose_precision(asked: str) -> Choice:

@@ -146,7 +146,7 @@ class FeatureStore:
             yield
 
     def _read(self, folder: Path) -> _Shard:
-        fields = storage.read_json(folder / "shard.json")
+        fields = storage.read_sealed(folder / "shard.json")
         if fields["format"] != FORMAT or fields["dtype"] != self.dtype.name:
             raise StorageError("another format", where=folder)
         keys = fields["keys"]
@@ -209,7 +209,7 @@ class Writer:
             "sha256": [state.hexdigest() for state in self._hashes],
             "keys": self._keys,
         }
-        storage.write_json(self._temporary / "shard.json", fields)
+        storage.write_sealed(self._temporary / "shard.json", fields)
         storage.commit_folder(self._temporary, self._final)
 
     def discard(self) -> None:

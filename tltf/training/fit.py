@@ -12,14 +12,13 @@ import tensorflow as tf
 
 from tltf.data.batches import Batches
 from tltf.errors import ArgumentError
+from tltf.interval import SaveInterval, save_interval
 from tltf.spec import Phase
 from tltf.training import loop, movement, states
 from tltf.training.caching import Cache, PhaseCache
 from tltf.training.interrupts import stop_requests
 from tltf.training.phaserun import BestEpoch, Objective, PhaseRun, Session
 from tltf.training.states import State
-
-SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class FitResult:
     history: list[dict[str, Any]]
     movements: dict[str, movement.Movement]
     resumed_from: dict[str, Any] | None = None
+    steps_done: int = 0
 
 
 def fit_phases(
@@ -47,7 +47,8 @@ def fit_phases(
     callbacks: Iterable[keras.callbacks.Callback] = (),
     cache: Cache | None = None,
     folder: str | Path | None = None,
-    save_seconds: float = SAVE_SECONDS,
+    resumed: Callable[[dict[str, Any]], None] | None = None,
+    save_every: str | float | SaveInterval = "auto",
     progress: bool = True,
 ) -> FitResult:
     """Trains every phase: enter, train, check what moved, restore the best weights.
@@ -63,16 +64,21 @@ def fit_phases(
       metrics: makes the metrics anew for each phase; None for the task's own.
       early_stop: epochs without a better ``val_loss`` before a phase ends; None: never.
       restore_best: leave each phase with the weights of its best epoch, not of its last.
-      callbacks: further Keras callbacks; they see each phase as one ``fit`` of ``model``.
+      callbacks: further Keras callbacks; they see each phase as one ``fit`` of ``model``, and
+        the numbers, texts and arrays they hold as attributes are part of the saved state.
       cache: keep what is frozen in a FeatureStore (``Batches`` only); None computes it anew.
-      folder: where states and history.jsonl go; the same call again then resumes. None keeps
-        nothing.
-      save_seconds: at most this much work is lost by a kill.
+      folder: where states and history.jsonl go; the same call again then resumes, to the same
+        bits if ``train`` gives the same batches again (:class:`Batches` does, a ``tf.data.Dataset``
+        that shuffles by itself does not). None keeps nothing.
+      resumed: told ``{phase, epoch, step}`` before training goes on from a state.
+      save_every: at most this much work is lost by a kill: ``30s``, ``50steps``, or ``auto``
+        (30 s, longer where saving would cost more than 5 % of the time).
       progress: show a progress line on stderr.
 
     Raises:
       TrainabilityError, DivergenceError, DataError: see the parts.
       InterruptedRun: a signal came; the state is saved when there is a folder.
+      MismatchError: the folder's state is of another model or plan.
 
     Example::
 
@@ -86,12 +92,15 @@ def fit_phases(
     data = loop.DatasetEpochs(train) if isinstance(train, tf.data.Dataset) else train
     images = validation.eval_dataset() if isinstance(validation, Batches) else validation
     folder = Path(folder) if folder is not None else None
+    interval = save_every if isinstance(save_every, SaveInterval) else save_interval(save_every)
     state = states.newest(folder / "state") if folder else None
     with stop_requests() as stop:
-        session = Session(model, folder, save_seconds, stop, progress)
+        session = Session(model, folder, interval, stop, progress)
         stored = _phase_cache(cache, session, plan, train, validation)
         if state is not None:
             session.restore(state)
+            if resumed is not None:
+                resumed(_resumed_from(plan, state))
         movements = {}
         for index, phase in enumerate(plan):
             if state is not None and index < state.position.phase:
@@ -100,7 +109,8 @@ def fit_phases(
             best = BestEpoch(patience=early_stop, restore=restore_best)
             run = PhaseRun(session, index, phase, objective, best, stored)
             movements[phase.name] = run(data, images, here, list(callbacks))
-    return FitResult(session.history, movements, _resumed_from(plan, state))
+    begun = _resumed_from(plan, state) if state is not None else None
+    return FitResult(session.history, movements, begun, session.steps_done)
 
 
 def _phase_cache(
@@ -128,8 +138,11 @@ def _phase_cache(
     )
 
 
-def _resumed_from(plan: Sequence[Phase], state: State | None) -> dict[str, Any] | None:
-    if state is None:
-        return None
-    phase = plan[min(state.position.phase, len(plan) - 1)]
-    return {"phase": phase.name, "epoch": state.position.epoch, "step": state.position.step}
+def _resumed_from(plan: Sequence[Phase], state: State) -> dict[str, Any]:
+    """``{phase, epoch, step}``: what was done already; behind the last phase, all of that."""
+    position, last = state.position, plan[-1]
+    if position.phase < len(plan):
+        phase, epoch, step = plan[position.phase].name, position.epoch, position.step
+    else:
+        phase, epoch, step = last.name, sum(r["phase"] == last.name for r in state.history), 0
+    return {"phase": phase, "epoch": epoch, "step": step}

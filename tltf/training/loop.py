@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tltf.errors import DataError, DivergenceError, InterruptedRun
-from tltf.training.interrupts import StopRequest
+from tltf.training.interrupts import Interrupted, StopRequest
 
 LOSS_CHECK_STEPS = 10
 
@@ -59,6 +59,8 @@ def run_epochs(
     first_epoch: int = 0,
     first_step: int = 0,
     after_step: Callable[[int, int], None] | None = None,
+    commit: Callable[[int, int], None] | None = None,
+    begin: Callable[[], None] | None = None,
     stop: StopRequest | None = None,
 ) -> None:
     """Trains the compiled model from ``(first_epoch, first_step)`` to the end of ``epochs``.
@@ -69,41 +71,75 @@ def run_epochs(
       epochs: where to stop; fewer when a callback sets ``model.stop_training``.
       validation: evaluated after every epoch, its metrics get the prefix ``val_``.
       callbacks: receive what ``fit`` would send them, ``on_train_begin`` and ``_end`` too.
-      after_step: called with the position of the next step, after each batch.
+      after_step: called with the position of the next step, after each batch; a step equal to
+        ``steps_per_epoch`` means that the validation comes next.
+      commit: called with that position when a signal stops the validation.
+      begin: called after ``on_train_begin``, in which callbacks forget what they knew.
       stop: looked at after each batch.
 
     Raises:
       DivergenceError: the loss is NaN or infinite.
       DataError: an epoch had fewer batches than ``steps_per_epoch``.
-      InterruptedRun: ``stop`` was set; ``after_step`` (or, at the end of an epoch, every
-        ``on_epoch_end``) has been called before.
+      InterruptedRun: ``stop`` was set; ``after_step`` or ``commit`` has been called before.
     """
+    # A request that has not come is false.
+    stop = StopRequest() if stop is None else stop
+    with stop.at_borders():
+        _run(
+            model,
+            data,
+            range(first_epoch, epochs),
+            first_step,
+            _Hooks(callbacks, after_step, commit, begin, stop),
+            validation,
+        )
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """Who is told what."""
+
+    callbacks: keras.callbacks.CallbackList
+    after_step: Callable[[int, int], None] | None
+    commit: Callable[[int, int], None] | None
+    begin: Callable[[], None] | None
+    stop: StopRequest
+
+
+def _run(
+    model: keras.Model,
+    data: EpochData,
+    epochs: range,
+    first_step: int,
+    hooks: _Hooks,
+    validation: tf.data.Dataset | None,
+) -> None:
     model.stop_training = False
     model.make_train_function()
-    callbacks.on_train_begin()
+    hooks.callbacks.on_train_begin()
+    if hooks.begin is not None:
+        hooks.begin()
     logs: dict[str, Any] = {}
-    batches = data.train_dataset(first_epoch, first_step, epochs=max(0, epochs - first_epoch))
-    iterator = iter(batches)
-    for epoch in range(first_epoch, epochs):
-        start = first_step if epoch == first_epoch else 0
+    iterator = iter(data.train_dataset(epochs.start, first_step, epochs=len(epochs)))
+    for epoch in epochs:
+        start = first_step if epoch == epochs.start else 0
         if start == 0:
             model.reset_metrics()
-        callbacks.on_epoch_begin(epoch)
-        steps = range(start, data.steps_per_epoch)
-        _one_epoch(model, iterator, epoch, steps, callbacks, after_step, stop)
+        hooks.callbacks.on_epoch_begin(epoch)
+        _one_epoch(model, iterator, epoch, range(start, data.steps_per_epoch), hooks)
         logs = {key: float(value) for key, value in model.get_metrics_result().items()}
         _check_finite(logs["loss"], epoch, data.steps_per_epoch - 1)
         if validation is not None:
-            results = model.evaluate(validation, verbose=0, return_dict=True)
+            results = _validated(model, validation, epoch, data.steps_per_epoch, hooks)
             logs |= {f"val_{key}": float(value) for key, value in results.items()}
-        callbacks.on_epoch_end(epoch, logs)
-        if stop:
-            raise _interrupted(stop, f"end of epoch {epoch + 1}")
+        hooks.callbacks.on_epoch_end(epoch, logs)
+        if hooks.stop:
+            raise _interrupted(hooks.stop, f"end of epoch {epoch + 1}")
         if model.stop_training:
             break
-    if epochs > first_epoch:
+    if epochs:
         model.optimizer.finalize_variable_values(model.trainable_weights)
-    callbacks.on_train_end(logs)
+    hooks.callbacks.on_train_end(logs)
 
 
 def _one_epoch(
@@ -111,12 +147,10 @@ def _one_epoch(
     iterator: Iterator[Any],
     epoch: int,
     steps: range,
-    callbacks: keras.callbacks.CallbackList,
-    after_step: Callable[[int, int], None] | None,
-    stop: StopRequest | None,
+    hooks: _Hooks,
 ) -> None:
     for step in steps:
-        callbacks.on_train_batch_begin(step)
+        hooks.callbacks.on_train_batch_begin(step)
         try:
             logs = model.train_function(iterator)
         except (StopIteration, tf.errors.OutOfRangeError) as error:
@@ -127,15 +161,31 @@ def _one_epoch(
             ) from error
         if step % LOSS_CHECK_STEPS == 0:
             _check_finite(float(logs["loss"]), epoch, step)
-        callbacks.on_train_batch_end(step, logs)
-        if after_step is not None:
-            last = step + 1 == steps.stop
-            after_step(*((epoch + 1, 0) if last else (epoch, step + 1)))
-        # A signal during the last batch lets the epoch end, so that it is recorded whole.
-        if stop and step + 1 < steps.stop:
-            raise _interrupted(stop, f"epoch {epoch + 1}, batch {step + 1}")
+        hooks.callbacks.on_train_batch_end(step, logs)
+        if hooks.after_step is not None:
+            hooks.after_step(epoch, step + 1)
+        if hooks.stop:
+            raise _interrupted(hooks.stop, f"epoch {epoch + 1}, batch {step + 1}")
         if model.stop_training:
             break
+
+
+def _validated(
+    model: keras.Model, validation: tf.data.Dataset, epoch: int, steps: int, hooks: _Hooks
+) -> dict[str, float]:
+    """The metrics on the validation; a signal commits the epoch as trained, not yet measured."""
+    counted = [v.numpy() for v in model.metrics_variables]
+    try:
+        with hooks.stop.at_borders(waits=False):
+            results: dict[str, float] = model.evaluate(validation, verbose=0, return_dict=True)
+    except Interrupted as error:
+        for variable, value in zip(model.metrics_variables, counted, strict=False):
+            variable.assign(value)
+        if hooks.commit is not None:
+            hooks.commit(epoch, steps)
+        where = f"validation of epoch {epoch + 1}"
+        raise _interrupted(hooks.stop, where) from error
+    return results
 
 
 def _interrupted(stop: StopRequest, where: str) -> InterruptedRun:

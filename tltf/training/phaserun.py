@@ -15,8 +15,18 @@ from absl import logging
 
 from tltf import storage
 from tltf.errors import InterruptedRun, TltfError
+from tltf.interval import SaveInterval
 from tltf.spec import Phase
-from tltf.training import freezing, loop, movement, objectives, phases, states
+from tltf.training import (
+    callbackstate,
+    freezing,
+    loop,
+    movement,
+    objectives,
+    phases,
+    statefiles,
+    states,
+)
 from tltf.training.caching import PhaseCache
 from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard, finite
 from tltf.training.freezing import Trainability
@@ -60,18 +70,27 @@ class Session:
 
     model: keras.Model
     folder: Path | None
-    save_seconds: float
+    interval: SaveInterval
     stop: StopRequest
     progress: bool
     history: list[dict[str, Any]] = field(default_factory=list)
     steps_done: int = 0
     saved_at: float = field(default_factory=time.monotonic)
+    saved_steps: int = -1
+    save_cost: float = 0.0
 
     @property
     def save_due(self) -> bool:
         """Whether a state should be committed now."""
-        late = time.monotonic() - self.saved_at >= self.save_seconds
-        return self.folder is not None and (late or bool(self.stop))
+        if self.folder is None:
+            return False
+        due = self.interval.due(
+            steps_done=self.steps_done,
+            since_seconds=time.monotonic() - self.saved_at,
+            cost_seconds=self.save_cost,
+        )
+        again = self.interval.steps is not None and self.saved_steps == self.steps_done
+        return bool(self.stop) or (due and not again)
 
     def restore(self, state: State) -> None:
         """Model, history and step count of a committed state."""
@@ -90,8 +109,8 @@ class Session:
         """What is safe on disk, for an error's message."""
         if self.folder is None:
             return "nothing: no folder was given"
-        state = states.newest(self.folder / "state")
-        return f"state of step {state.steps_done}" if state else "nothing yet"
+        steps = statefiles.peek(self.folder / "state")
+        return "nothing yet" if steps is None else f"state of step {steps}"
 
 
 class PhaseRun:
@@ -112,6 +131,7 @@ class PhaseRun:
     ) -> None:
         self.session, self.index, self.phase = session, index, phase
         self.objective, self.best_epoch, self.stored = objective, best_epoch, stored
+        self.callbacks: list[keras.callbacks.Callback] = []
         self.part: keras.Model = session.model
         self.before: movement.Digests = {}
 
@@ -122,6 +142,7 @@ class PhaseRun:
         state: State | None,
         callbacks: list[keras.callbacks.Callback],
     ) -> movement.Movement:
+        self.callbacks = callbacks
         trainability = phases.freeze(self.session.model, self.phase)
         cached = self.stored.phase(self.phase) if self.stored else None
         if cached is not None:
@@ -135,7 +156,7 @@ class PhaseRun:
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
         first = self._resume(state, data)
-        self._train(data, validation, first, trainability, callbacks)
+        self._train(data, validation, first, trainability, state)
         outcome = self._check(data, trainability)
         if self.best_epoch.restore:
             self.best.restore()
@@ -165,8 +186,9 @@ class PhaseRun:
         validation: tf.data.Dataset | None,
         first: Position,
         trainability: Trainability,
-        callbacks: list[keras.callbacks.Callback],
+        state: State | None,
     ) -> None:
+        callbacks = self.callbacks
         if self.best.finished or first.epoch >= (self.phase.epochs or 0):
             return
         own = [TrainabilityGuard(trainability), FrozenCheck(), *callbacks, self.best,
@@ -193,6 +215,8 @@ class PhaseRun:
                 first_epoch=first.epoch,
                 first_step=first.step,
                 after_step=self._after_step,
+                commit=lambda epoch, step: self._save(Position(self.index, epoch, step)),
+                begin=lambda: self._remind(state),
                 stop=self.session.stop,
             )
         except TltfError as error:
@@ -217,9 +241,9 @@ class PhaseRun:
         return outcome
 
     def _after_step(self, epoch: int, step: int) -> None:
-        """Commits a state inside an epoch; the end of an epoch commits after its validation."""
+        """Counts the step, and commits a state when it is time or a signal came."""
         self.session.steps_done += 1
-        if step and self.session.save_due:
+        if self.session.save_due:
             self._save(Position(self.index, epoch, step))
 
     def end_epoch(self, row: dict[str, Any]) -> None:
@@ -235,8 +259,10 @@ class PhaseRun:
         session, part = self.session, self.part
         if session.folder is None:
             return
+        started = time.monotonic()
         fields, arrays = self.best.state()
         inside = position.phase == self.index
+        rows, memory = callbackstate.captured(self.callbacks)
         states.save(
             session.folder / "state",
             position=position,
@@ -246,11 +272,20 @@ class PhaseRun:
                 "optimizer": part.optimizer.variables if inside else [],
                 "metrics": part.metrics_variables if position.step else [],
                 "best": [arrays[key] for key in sorted(arrays)] if inside else [],
+                "callbacks": memory if inside else [],
             },
-            callbacks={"best": fields, "before": self.before} if inside else {},
+            callbacks={"best": fields, "before": self.before, "theirs": rows} if inside else {},
             history=session.history,
         )
-        session.saved_at = time.monotonic()
+        session.saved_at, session.saved_steps = time.monotonic(), session.steps_done
+        session.save_cost = session.saved_at - started
+
+    def _remind(self, state: State | None) -> None:
+        """People's callbacks, which forgot everything in on_train_begin."""
+        if state is None or "theirs" not in state.callbacks or not self.callbacks:
+            return
+        memory = [v for k, v in sorted(state.tensors.items()) if k.startswith("callbacks/")]
+        callbackstate.put_back(self.callbacks, state.callbacks["theirs"], memory)
 
     def _resume(self, state: State | None, data: loop.EpochData) -> Position:
         """Optimizer, metrics, best weights and digests of a state inside this phase."""
