@@ -49,7 +49,7 @@ def test_the_pages_name_what_the_code_names() -> None:
     assert "`damaged-…`" in PAGES["reliability"]
     assert sealed.DAMAGED == "damaged-"
     named = re.findall(r"`(\.\w+)`", PAGES["security"])
-    assert {".npy", ".npz", ".pt", ".pth", ".pkl", ".bin"} <= set(named) & set(foreign.PICKLES)
+    assert {".npy", ".npz", ".pt", ".pth", ".pkl"} <= set(named) & set(foreign.PICKLES)
     makefile = (DOCS.parent / "Makefile").read_text("utf-8")
     for target in re.findall(r"`make ([\w-]+)`", PAGES["reliability"]):
         assert re.search(rf"^{target}:", makefile, re.M), target

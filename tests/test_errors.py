@@ -15,6 +15,7 @@ CODES = {
     "DownloadError": 69,
     "OutputError": 73,
     "StorageError": 74,
+    "OutOfMemoryError": 74,
     "BusyError": 75,
     "SecurityError": 77,
     "MismatchError": 78,

@@ -21,7 +21,7 @@ MEMBER = "model.weights.h5"
 MAX_MEMBER_BYTES = 20_000_000_000
 MAX_RATIO = 200
 SMALL_BYTES = 16_000_000
-PICKLES = (".npy", ".npz", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin")
+PICKLES = (".npy", ".npz", ".pkl", ".pickle", ".pt", ".pth", ".joblib")
 _SYMLINK = 0o120000
 
 Shapes = list[tuple[str, tuple[int, ...]]]
