@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import keras
@@ -197,24 +198,39 @@ def test_export_tracks_the_module_and_stores_weights_once(
 @pytest.mark.slow
 @pytest.mark.parametrize(("unfreeze", "batch_norm"), [("last:3", "frozen"), ("all", "adapt")])
 def test_the_same_mobilenet_trains_to_the_same_losses(
-    keras_home: Path, tmp_path: Path, unfreeze: str, batch_norm: str
+    shared_data: Path, keras_home: Path, tmp_path: Path, unfreeze: str, batch_norm: str
 ) -> None:
-    """As keras.applications and as a module: same weights, same blocks, same losses."""
-    name = "MobileNetV2:alpha=0.35"
+    """As keras.applications and as a module: same weights, same blocks, same losses.
+
+    Four steps only: rounding grows with every step, in a network against itself as well.
+    """
+    name, photos = "MobileNetV2:alpha=0.35", _photos(shared_data, tmp_path)
     folder = export_reusable(tltf.backbone(name, input_size=112), to=tmp_path / "module")
-    random = np.random.default_rng(0)
-    x = random.integers(0, 256, (24, 112, 112, 3)).astype("float32")
-    y = np.eye(2, dtype="float32")[np.arange(24) % 2]
+    y = np.repeat(np.eye(2, dtype="float32"), 8, axis=0)
 
     def losses(base: tltf.Backbone) -> tuple[list[float], list[str]]:
         model = tltf.classifier(base, tltf.head(2, seed=1))
-        phase = tltf.Phase("p", 3, 1e-2, unfreeze=unfreeze, batch_norm=batch_norm, optimizer="sgd")
-        trains = tltf.enter_phase(model, phase, steps_per_epoch=3)
-        history = model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
-        return history.history["loss"], list(trains.blocks)
+        phase = tltf.Phase(
+            "p", 3, 1e-3, unfreeze=unfreeze, batch_norm=batch_norm, optimizer="sgd",
+            schedule="constant", warmup=0.0,
+        )  # fmt: skip
+        trains = tltf.enter_phase(model, phase, steps_per_epoch=1)
+        found = [float(model.train_on_batch(photos, y)[0]) for _ in range(4)]
+        return found, list(trains.blocks)
 
     ours, blocks = losses(tltf.backbone(name, input_size=112))
     theirs, module_blocks = losses(tltf.backbone(f"hub:{folder}"))
     assert blocks == module_blocks
     np.testing.assert_allclose(theirs, ours, rtol=1e-4)
     assert ours[-1] < ours[0]
+
+
+def _photos(shared_data: Path, folder: Path) -> np.ndarray:
+    """Eight cats and eight dogs, float32 ``[16, 112, 112, 3]``."""
+    with tarfile.open(shared_data / "images/cats_dogs/public.tar") as archive:
+        archive.extractall(folder, filter="data")
+    files = [
+        x for kind in ("cat", "dog") for x in sorted((folder / "cats_dogs" / kind).iterdir())[:8]
+    ]
+    images = [tf.io.decode_jpeg(x.read_bytes(), channels=3) for x in files]
+    return np.stack([tf.image.resize(image, (112, 112)).numpy().round() for image in images])
