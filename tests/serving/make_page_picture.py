@@ -21,8 +21,8 @@ def main(workdir: str, picture: str) -> None:
     digit = Path(manifest.split("test")[7].path or "").read_bytes()
     program = browser.found()
     assert program is not None, "needs a Chromium"
-    with running(run.export) as port, browser.page(program) as page:
-        page.open(f"http://127.0.0.1:{port}/", width=820, height=700)
+    with running(run.export, name="digits") as port, browser.page(program) as page:
+        page.open(f"http://127.0.0.1:{port}/", width=820, height=760)
         page.wait("document.getElementById('about').textContent.includes('version')")
         page.evaluate(_drop(digit))
         page.wait("!document.getElementById('answer').hidden")

@@ -46,10 +46,10 @@ def b64(data: bytes) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, **options: Any) -> Iterator[int]:
+def running(folder: Path, *, name: str = NAME, **options: Any) -> Iterator[int]:
     """A server in this process; yields its port."""
     listening = server.bound("127.0.0.1", 0)
-    app = server.application(Versions(folder, seconds=0.05), name=NAME, **options)
+    app = server.application(Versions(folder, seconds=0.05), name=name, **options)
     config = uvicorn.Config(app, log_level="error", access_log=False)
     own = uvicorn.Server(config)
     thread = threading.Thread(target=own.run, kwargs={"sockets": [listening]})

@@ -65,9 +65,12 @@ def application(
         return _json(_status(versions, _version(path, name)))
 
     async def model(_: Request) -> Response:
-        fields = versions.get().fields
-        known = {"name": name, "version": versions.get().number, "task": fields.get("task")}
-        return _json({**known, "input": fields.get("input"), "classes": fields.get("classes", [])})
+        version = versions.get()
+        fields = version.fields
+        known = {"name": name, "version": version.number, "task": fields.get("task")}
+        # A SavedModel that is not ours has no fields: its only input is asked for.
+        key = fields.get("input") or next(iter(version.specs("serving_default")))
+        return _json({**known, "input": key, "classes": fields.get("classes", [])})
 
     async def unknown(request: Request) -> Response:
         raise RestError(404, f"Malformed request: {request.method} {request.url.path}")
