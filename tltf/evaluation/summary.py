@@ -48,7 +48,9 @@ def shown(name: str, value: float | None, *, unit: bool = True) -> str:
 
 
 def backbone_name(report: Mapping[str, Any]) -> str:
-    """The backbone's name from the provenance, or an empty string."""
+    """The backbone's name from the provenance, or an empty string; of a run its folder only."""
     spec = report.get("provenance", {}).get("spec", {})
     backbone = spec.get("backbone") if isinstance(spec, Mapping) else None
-    return str(backbone.get("name", "")) if isinstance(backbone, Mapping) else ""
+    name = str(backbone.get("name", "")) if isinstance(backbone, Mapping) else ""
+    kind, _, path = name.partition(":")
+    return f"file:{path.rstrip('/').rpartition('/')[2]}" if kind == "file" else name
