@@ -12,11 +12,11 @@ CODE := tltf tests experiments
 # two processes, each of which imports TensorFlow once and keeps a file's tests together
 TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 # what needs no TensorFlow, so that mypy sees every type
-TYPED := $(addprefix tltf/,errors.py methods.py policies.py spec.py recipes.py storage.py sealed.py interval.py rundir.py \
+TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py recipes.py storage.py sealed.py interval.py rundir.py \
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
-.PHONY: help demo test test-all check bench bench-transfer test-tools faults fuzz soak clean
+.PHONY: help demo test test-all check bench bench-transfer views test-tools faults fuzz soak clean
 .NOTPARALLEL:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo 'make faults    every fault of the table, row by row; make test-tools before it'
 	@echo 'make fuzz      foreign bytes at every door, with a long budget'
 	@echo 'make soak      half an hour of real runs under random kills and faults'
+	@echo 'make views     accuracy of stored augmented views'
 	@echo 'make clean     removes .venv, caches and build litter'
 
 demo: $(VENV)/.installed
@@ -65,6 +66,11 @@ fuzz: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	PYTHONPATH=tests $(RUN) -m faults.soak --minutes=$(or $(MINUTES),30) --kills=$(or $(KILLS),200)
+
+# accuracy of stored views against on-the-fly augmentation; VIEWS='--seeds=5 --sets=cats_dogs'
+views: $(VENV)/.installed
+	@mkdir -p runs
+	$(RUN) -m experiments.benchmarks.views --workdir=runs/views $(VIEWS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

@@ -44,6 +44,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "views": 4,
         "cache": "off",
         "cache_dtype": "float32",
+        "head_solver": "lbfgs",
         "restore": "last",
         "baselines": True,
         "unknown": "strangers",

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tltf.checks import check_class_weight, check_unfreeze, in_range, one_of
 from tltf.errors import ArgumentError, nearest
 from tltf.methods import AdaptSpec, regularizer
 from tltf.policies import policy
@@ -30,7 +30,8 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 JITS = ("auto", "on", "off")
 BAD_FILES = ("error", "skip")
 RESTORES = ("best", "last")
-CACHE_DTYPES = ("float16", "float32")
+HEAD_SOLVERS = ("gradient", "lbfgs")
+CACHE_DTYPES = ("float16", "bfloat16", "float32", "uint8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,10 @@ class DataSpec:
                 where="--data",
                 next_action="pass a folder with one sub-folder per class, or a CSV file",
             )
-        _one_of("task", self.task, TASKS)
-        _one_of("bad_files", self.bad_files, BAD_FILES)
+        one_of("task", self.task, TASKS)
+        one_of("bad_files", self.bad_files, BAD_FILES)
         for name in ("val_fraction", "test_fraction", "max_bad_fraction"):
-            _in_range(name, getattr(self, name), 0.0, 1.0, high_open=True)
+            in_range(name, getattr(self, name), 0.0, 1.0, high_open=True)
         if self.val_fraction + self.test_fraction >= 1.0:
             raise ArgumentError(
                 f"val_fraction + test_fraction is {self.val_fraction + self.test_fraction:g},"
@@ -69,7 +70,7 @@ class DataSpec:
                 where="--val_fraction, --test_fraction",
                 next_action="make them smaller, for example 0.15 each",
             )
-        _in_range("max_image_pixels", self.max_image_pixels, 1, math.inf)
+        in_range("max_image_pixels", self.max_image_pixels, 1, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class BackboneSpec:
         if not self.name:
             raise ArgumentError("no backbone was named", where="--backbone")
         if self.image_size is not None:
-            _in_range("image_size", self.image_size, 8, 4096)
+            in_range("image_size", self.image_size, 8, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +99,11 @@ class HeadSpec:
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("pooling", self.pooling, POOLINGS)
+        one_of("pooling", self.pooling, POOLINGS)
         for units in self.hidden:
-            _in_range("head_hidden", units, 1, 1_000_000)
-        _in_range("dropout", self.dropout, 0.0, 1.0, high_open=True)
-        _in_range("l2", self.l2, 0.0, math.inf)
+            in_range("head_hidden", units, 1, 1_000_000)
+        in_range("dropout", self.dropout, 0.0, 1.0, high_open=True)
+        in_range("l2", self.l2, 0.0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -140,20 +141,20 @@ class Phase:
     def __post_init__(self) -> None:
         where = f"phase {self.name!r}"
         if self.epochs is not None:
-            _in_range("epochs", self.epochs, 0, 1_000_000, where)
+            in_range("epochs", self.epochs, 0, 1_000_000, where)
         if self.learning_rate is not None:
-            _in_range("learning_rate", self.learning_rate, 0.0, math.inf, where, low_open=True)
+            in_range("learning_rate", self.learning_rate, 0.0, math.inf, where, low_open=True)
         if self.unfreeze is not None:
             check_unfreeze(self.unfreeze)
-        _one_of("batch_norm", self.batch_norm, BATCH_NORMS)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _in_range("momentum", self.momentum, 0.0, 1.0, where, high_open=True)
-        _in_range("warmup", self.warmup, 0.0, 1.0, where, high_open=True)
-        _in_range("block_lr_decay", self.block_lr_decay, 0.0, 1.0, where, low_open=True)
-        _in_range("weight_decay", self.weight_decay, 0.0, math.inf, where)
+        one_of("batch_norm", self.batch_norm, BATCH_NORMS)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("schedule", self.schedule, SCHEDULES)
+        in_range("momentum", self.momentum, 0.0, 1.0, where, high_open=True)
+        in_range("warmup", self.warmup, 0.0, 1.0, where, high_open=True)
+        in_range("block_lr_decay", self.block_lr_decay, 0.0, 1.0, where, low_open=True)
+        in_range("weight_decay", self.weight_decay, 0.0, math.inf, where)
         if self.clipnorm is not None:
-            _in_range("clipnorm", self.clipnorm, 0.0, math.inf, where, low_open=True)
+            in_range("clipnorm", self.clipnorm, 0.0, math.inf, where, low_open=True)
         if self.weight_decay and self.optimizer != "adamw":
             raise ArgumentError(
                 f"weight_decay={self.weight_decay:g} with optimizer={self.optimizer!r}",
@@ -182,6 +183,7 @@ class TransferSpec:
     backbone: BackboneSpec
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: two_phases())
+    head_solver: str = "gradient"
     augment: str | None = None
     mix: str = "none"
     batch_size: int | None = None
@@ -213,19 +215,20 @@ class TransferSpec:
                 where="--teacher",
                 next_action="use --mix=none",
             )
-        _one_of("mix", self.mix, MIXES)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("jit", self.jit, JITS)
+        one_of("mix", self.mix, MIXES)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("jit", self.jit, JITS)
         if self.batch_size is not None:
-            _in_range("batch_size", self.batch_size, 1, 1_000_000)
+            in_range("batch_size", self.batch_size, 1, 1_000_000)
         if self.early_stop is not None:
-            _in_range("early_stop", self.early_stop, 0, 1_000_000)
+            in_range("early_stop", self.early_stop, 0, 1_000_000)
         if self.views is not None:
-            _in_range("views", self.views, 0, 1_000_000)
-        _one_of("restore", self.restore, RESTORES)
-        _one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
-        _in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, high_open=True)
-        _in_range("seed", self.seed, 0, 2**31 - 1)
+            in_range("views", self.views, 0, 1_000_000)
+        one_of("restore", self.restore, RESTORES)
+        _check_head_solver(self)
+        one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
+        in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, high_open=True)
+        in_range("seed", self.seed, 0, 2**31 - 1)
         check_class_weight(self.class_weight)
         if not self.phases:
             raise ArgumentError("a run without phases", where="phases", next_action="give one")
@@ -266,79 +269,22 @@ def two_phases() -> tuple[Phase, ...]:
     return Phase("head", unfreeze="none"), Phase("tune")
 
 
-def check_unfreeze(unfreeze: str) -> None:
-    """Raises ArgumentError unless the text has one of the forms of :class:`Phase`."""
-    kind, _, rest = unfreeze.partition(":")
-    good = (
-        unfreeze in ("none", "all")
-        or (kind == "last" and rest.isdecimal() and int(rest) >= 1)
-        or (kind == "blocks" and all(name.strip() for name in rest.split(",")))
-        or (kind == "regex" and rest != "" and _compiles(rest))
-    )
-    if not good:
-        raise ArgumentError(
-            f"unfreeze={unfreeze!r}, expected none, all, last:N, blocks:a,b or regex:PATTERN",
-            where="--unfreeze",
-            next_action="for example --unfreeze=last:2",
-        )
-
-
-def check_class_weight(class_weight: str) -> None:
-    """Raises ArgumentError unless ``none``, ``auto`` or a JSON object of positive numbers."""
-    if class_weight in ("none", "auto"):
-        return
-    try:
-        weights = json.loads(class_weight)
-    except (ValueError, RecursionError):
-        weights = None
-    good = isinstance(weights, dict) and all(
-        isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < math.inf
-        for w in weights.values()
-    )
-    if not good:
-        raise ArgumentError(
-            f"class_weight={class_weight!r}, expected none, auto or JSON",
-            where="--class_weight",
-            next_action="""for example --class_weight='{"cat": 1, "dog": 2.5}'""",
-        )
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
-
-
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ArgumentError(
-            f"{name}={value!r}, expected one of {', '.join(known)}{nearest(str(value), known)}",
-            where=f"--{name}",
-        )
-
-
-def _in_range(
-    name: str,
-    value: object,
-    low: float,
-    high: float,
-    where: str = "",
-    *,
-    low_open: bool = False,
-    high_open: bool = False,
-) -> None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        above = value > low if low_open else value >= low
-        below = value < high if high_open or high == math.inf else value <= high
-        if above and below:
-            return
-    left, right = "(" if low_open else "[", ")" if high_open or high == math.inf else "]"
-    raise ArgumentError(
-        f"{name}={value!r}, expected a number in {left}{low:g}, {high:g}{right}",
-        where=where or f"--{name}",
-    )
+def _check_head_solver(spec: TransferSpec) -> None:
+    """L-BFGS is for a linear head on features that do not change, with plain labels."""
+    one_of("head_solver", spec.head_solver, HEAD_SOLVERS)
+    given = {
+        "hidden": bool(spec.head.hidden),
+        "mix": spec.mix != "none",
+        "label_smoothing": spec.label_smoothing > 0,
+        "teacher": bool(spec.teacher),
+    }
+    for name, clashes in given.items():
+        if clashes and spec.head_solver == "lbfgs":
+            raise ArgumentError(
+                f"--{name} with --head_solver=lbfgs, which solves a linear head on fixed features",
+                where="--head_solver",
+                next_action=f"leave --{name} out, or use --head_solver=gradient",
+            )
 
 
 def _read(kind: type[Any], values: object, where: str) -> Any:

@@ -22,8 +22,8 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base
 # A part imports parts above it, and its own package. rundir stands below spec, whose JSON it
 # compares; trained stands above serving, whose decision it carries, and below stages.
 ORDER = (
-    *("errors", "legacy", "terminal", "methods", "policies", "interval", "spec", "recipes"),
-    *("storage", "sealed", "variables", "rundir"),
+    *("errors", "legacy", "terminal", "methods", "policies", "checks", "interval", "spec"),
+    *("recipes", "storage", "sealed", "variables", "rundir"),
     *("data", "backbones", "models", "training", "transfer", "adapt", "evaluation", "serving"),
     *("selection", "trained", "stages", "pipeline", "demo", "doctor", "cli"),
 )

@@ -78,3 +78,42 @@ def test_frozen_normalisation_on_top_is_not_stored_twice() -> None:
     cut = boundary.split(model)
     assert cut is not None
     assert cut.names == ("pool4_pool",)
+
+
+def test_a_lower_cut_is_taken_where_it_is_much_smaller() -> None:
+    """A frozen expansion at the top would store eight times as much to save a little work."""
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(32, 3, padding="same", name="a_conv")(inputs)
+    x = keras.layers.Conv2D(4, 1, name="b_project")(x)
+    x = keras.layers.Conv2D(32, 1, name="c_expand")(x)
+    x = keras.layers.Conv2D(8, 3, padding="same", name="d_conv")(x)
+    model = tltf.classifier(keras.Model(inputs, x), tltf.head(2))
+    freezing.set_trainable(model, "blocks:d_conv")
+    cut = boundary.split(model)
+    assert cut is not None
+    assert cut.names == ("b_project",)
+    assert 0.2 < cut.share < 0.4
+    assert cut.values == 16 * 16 * 4
+
+
+def test_several_tensors_cross_where_the_network_branches() -> None:
+    inputs = keras.Input((8, 8, 3))
+    left = keras.layers.Conv2D(4, 3, padding="same", name="a_left")(inputs)
+    right = keras.layers.Conv2D(4, 5, padding="same", name="a_right")(inputs)
+    top = keras.layers.Conv2D(4, 3, padding="same", name="b_top")(left)
+    x = keras.layers.Add(name="c_add")([top, right])
+    model = tltf.classifier(keras.Model(inputs, x), tltf.head(2))
+    freezing.set_trainable(model, "blocks:b_top")
+    cut = boundary.split(model)
+    assert cut is not None
+    assert set(cut.names) == {"a_left", "a_right"}
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+    np.testing.assert_array_equal(cut.tail(cut.prefix(images)).numpy(), model(images).numpy())
+
+
+def test_arithmetic_is_counted_as_published() -> None:
+    """VGG16 at 224 px: 15.3 G multiply-additions in its convolutions, twice as many operations."""
+    from tltf.training import cost
+
+    network = tltf.backbone("VGG16", weights="none", input_size=224)
+    assert cost.graph_flops(network) == pytest.approx(2 * 15.35e9, rel=0.02)

@@ -28,7 +28,7 @@ SEAMS = {
     "_flatten_layers": {"backbones.hub.layer", "training.environment", "training.freezing"},
     "_keras_history": {"backbones.network", "training.boundary"},
     "_keras_mask": {"backbones.network"},
-    "_nodes_by_depth": {"training.boundary", "training.features"},
+    "_nodes_by_depth": {"training.boundary", "training.cost", "training.features"},
     "_run_through_graph": {"backbones.network"},
     "_standardize_inputs": {"backbones.network"},
     "_trainable_variables": {"training.phases"},

@@ -161,15 +161,50 @@ def test_without_space_it_trains_on_images_and_says_so(
     assert "cache: off for head" in said[0]
 
 
+def head_only(records: list[Record], cache: Cache) -> FitResult:
+    return fit_phases(
+        model(), PLAN[:1], batches(records[:-6]), validation=batches(records[-6:]), cache=cache,
+        progress=False,
+    )  # fmt: skip
+
+
+def test_an_unwritable_folder_is_no_reason_to_stop(records: list[Record], tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "file").write_text("not a folder")
+    result = head_only(records, Cache(folder=tmp_path / "file" / "cache", say=said.append))
+    assert len(result.history) == 3
+    assert said[0].startswith("cache: off for head: ")
+
+
+def test_a_damaged_shard_is_computed_again(records: list[Record], tmp_path: Path) -> None:
+    cache = Cache(folder=tmp_path, dtype="float32")
+    before = numbers(head_only(records, cache))
+    shard = next(iter(tmp_path.glob("*/shard-*/t0.bin")))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(bytes(data))
+    said: list[str] = []
+    again = head_only(records, dataclasses.replace(cache, say=said.append))
+    assert numbers(again) == before
+    assert not any("22 found" in sentence for sentence in said)
+
+
+def test_one_more_photo_costs_one_more_row(records: list[Record], tmp_path: Path) -> None:
+    cache = Cache(folder=tmp_path, dtype="float32")
+    head_only(records[:-1], cache)
+    said: list[str] = []
+    head_only(records, dataclasses.replace(cache, say=said.append))
+    assert any(": 1 rows computed" in sentence for sentence in said), said
+
+
 def digest_of(net: keras.Model, **changes: Any) -> str:
     unfreeze = changes.pop("unfreeze", "last:1")
     freezing.set_trainable(net, unfreeze)
     cut = boundary.split(net)
     assert cut is not None
     folder = changes.pop("folder")
-    store = features.opened_store(
-        folder, cut, **({"image_size": SIDE, "dtype": "float32"} | changes)
-    )
+    reading = {"image_size": changes.pop("image_size", SIDE)}
+    store = features.opened_store(folder, cut, reading=reading, **({"dtype": "float32"} | changes))
     return store.folder.name
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "verify and publish a run's model as a SavedModel",
     "rank": "which backbone fits the data, measured within a budget",
     "doctor": "what this machine has, what it lacks, and the remedies",
+    "cache": "what frozen networks computed and runs will use again: list it, make room",
     "pretrain": "train a backbone from scratch, for --backbone=file:WORKDIR",
 }
 HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")

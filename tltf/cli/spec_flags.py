@@ -29,7 +29,7 @@ HEAD = {
 }  # fmt: skip
 RUN = (
     "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
-    "precision", "jit", "deterministic", "views", "cache",
+    "precision", "jit", "deterministic", "cache", "head_solver",
     "cache_dtype", "restore", "baselines", "unknown", "export", "regularizer", "teacher",
 )  # fmt: skip
 ALL_PHASES = (
@@ -80,7 +80,17 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.choice("precision", default.precision, names.PRECISIONS, "Of the computation.")
     add.choice("jit", default.jit, names.JITS, "Compile by XLA.")
     add.flag("deterministic", default.deterministic, "Deterministic ops, slower on GPU.")
-    add.whole("views", default.views, "Augmented views of each image; 0: a new one every epoch.")
+    add.text(
+        "views",
+        "auto" if default.views is None else str(default.views),
+        "Augmented views kept of each image, which epochs cycle through; 0: a new one every epoch.",
+    )
+    add.choice(
+        "head_solver",
+        default.head_solver,
+        names.HEAD_SOLVERS,
+        "Of a phase that trains only a linear head: lbfgs takes it to its optimum.",
+    )
     add.text("cache", default.cache, "Frozen features: auto, off, or a folder for them.")
     add.choice("cache_dtype", default.cache_dtype, names.CACHE_DTYPES, "Of stored features.")
     add.flag("baselines", default.baselines, "Compare with the majority class and a linear probe.")
@@ -124,6 +134,7 @@ def to_spec(values: flags.FlagValues, default: TransferSpec) -> TransferSpec:
         backbone=dataclasses.replace(default.backbone, **_fields(given, BACKBONE)),
         head=dataclasses.replace(default.head, **_fields(given, HEAD) | {"hidden": _units(given)}),
         phases=tuple(_phase(phase, given, default) for phase in default.phases),
+        views=_views(given["views"]),
         **{name: given[name] for name in RUN},
     )
 
@@ -149,6 +160,19 @@ def _units(given: Mapping[str, Any]) -> tuple[int, ...]:
             f"hidden={','.join(given['hidden'])!r}, expected whole numbers",
             where="--hidden",
             next_action="for example --hidden=512 or --hidden=512,128",
+        ) from error
+
+
+def _views(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ArgumentError(
+            f"views={text!r}, expected auto or a whole number",
+            where="--views",
+            next_action="for example --views=4, or leave it out",
         ) from error
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,8 +21,10 @@ from tltf.data.augmentation import Policy, augment, cutmix, mixup, policy
 from tltf.data.decoding import load_image
 from tltf.data.manifest import BadInputsError, Record, class_names
 from tltf.data.scan import find_unreadable
+from tltf.data.targets import label_array, weight_factor
 from tltf.errors import ArgumentError, DataError, named_list, nearest
 
+Chooser = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _MIXES = {"none": None, "mixup": mixup, "cutmix": cutmix}
 
 
@@ -88,13 +90,13 @@ class Batches:
         self.mix = mix
         self.views = views
         self._given_class_weights = class_weights
-        self._paths = tf.constant([os.fsencode(str(record.path)) for record in self.records])
+        self._open()
         self._keys = tf.constant([_key(i, r) for i, r in enumerate(self.records)], tf.int32)
         weights = np.array([record.weight for record in self.records], np.float32)
-        factors = [_factor(record, class_weights or {}) for record in self.records]
+        factors = [weight_factor(record, class_weights or {}) for record in self.records]
         self._weights = tf.constant(weights)
         self._train_weights = tf.constant(weights * np.array(factors, np.float32))
-        self._labels = tf.constant(self._label_array())
+        self._labels = tf.constant(label_array(self.records, classes=self.classes, task=task))
         self._soft = None if soft_targets is None else tf.constant(soft_targets, tf.float32)
 
     @property
@@ -146,9 +148,38 @@ class Batches:
 
         return tf.data.Dataset.range(epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
 
-    def orders(self, epoch: int, epochs: int) -> tf.Tensor:
-        """int32 ``[epochs, 2]``: seeds of the shuffle of each epoch, by ``index_shuffle``."""
-        return self._epoch_seeds(epoch, epochs)[0]
+    def chooser(self, epoch: int, epochs: int) -> Chooser:
+        """Which examples a batch of :meth:`train_dataset` holds.
+
+        Returns:
+          A function of int64 tensors: how many epochs after the first, and which batch of it;
+          its result are int64 numbers of examples ``[b]``, in the order of the batch.
+        """
+        order, n, size = self._epoch_seeds(epoch, epochs)[0], self.n, self.batch_size
+
+        def choose(e: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+            positions = tf.range(k * size, tf.minimum(tf.cast(n, tf.int64), (k + 1) * size))
+            return tf.random.experimental.index_shuffle(positions, order[e], n - 1)
+
+        return choose
+
+    def row_shape(self, shape: Sequence[int | None]) -> tuple[int, ...]:
+        """The shape in which features of these examples are stored; None is the tokens' axis."""
+        return tuple(int(side or 0) for side in shape)
+
+    @property
+    def input_size(self) -> int:
+        """What a stored feature depends on beside the content: the side in pixels."""
+        return self.image_size
+
+    def batch_length(self, chosen: np.ndarray) -> int:
+        """Tokens that a batch of the examples ``chosen`` is padded to; 0 for images."""
+        del chosen
+        return 0
+
+    def for_extraction(self, records: Sequence[Record]) -> list[int]:
+        """The order in which features of some records are computed fastest."""
+        return list(range(len(records)))
 
     def train_targets(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """``y`` and ``sample_weight`` of the training examples ``i``, int ``[b]``."""
@@ -225,6 +256,13 @@ class Batches:
                 next_action="restore them and start the same command again",
             ) from error
 
+    def _open(self) -> None:
+        """What :meth:`_image` reads from."""
+        without = [record.id for record in self.records if record.path is None]
+        if without:
+            raise DataError(f"records without an image file: {named_list(without)}", where="data")
+        self._paths = tf.constant([os.fsencode(str(record.path)) for record in self.records])
+
     def _batched(self, examples: tf.data.Dataset) -> tf.data.Dataset:
         return examples.batch(self.batch_size, drop_remainder=False)
 
@@ -268,28 +306,6 @@ class Batches:
             return x, both[:, :-1], both[:, -1]
 
         return batches.enumerate(first).map(mixed, tf.data.AUTOTUNE, deterministic=True)
-
-    def _label_array(self) -> np.ndarray:
-        """int32 ``[n]`` class numbers (single_label), else float32 ``[n, C]`` or ``[n, 1]``."""
-        missing = [record.id for record in self.records if record.label is None]
-        if 0 < len(missing) < self.n:
-            raise DataError(
-                f"{len(missing)} of {self.n} records have no label: {named_list(missing)}",
-                where="labels",
-                next_action="give every record a label, or none",
-            )
-        if self.task == "regression":
-            values = [0.0 if missing else _number(record) for record in self.records]
-            return np.array(values, np.float32)[:, None]
-        columns = {name: i for i, name in enumerate(self.classes)}
-        if self.task == "single_label":
-            ids = [-1 if missing else _column(r, r.label, columns) for r in self.records]
-            return np.array(ids, np.int32)
-        hot = np.zeros((self.n, len(self.classes)), np.float32)
-        for i, record in enumerate(self.records):
-            for name in class_names(record.label):
-                hot[i, _column(record, name, columns)] = 1.0
-        return hot
 
 
 def class_weights(
@@ -356,9 +372,6 @@ def _check(
 ) -> None:
     if not records:
         raise DataError("no records to make batches of", where="data")
-    without = [record.id for record in records if record.path is None]
-    if without:
-        raise DataError(f"records without an image file: {named_list(without)}", where="data")
     if batch_size < 1:
         raise ArgumentError(f"batch_size={batch_size}, expected at least 1", where="--batch_size")
     if mix not in _MIXES:
@@ -376,25 +389,3 @@ def _key(i: int, record: Record) -> int:
     if not record.sha256:
         return i
     return int.from_bytes(bytes.fromhex(record.sha256[:8]), "big", signed=True)
-
-
-def _factor(record: Record, weights: Mapping[str, float]) -> float:
-    """The class weight of a record; of several labels their mean."""
-    own = [weights.get(name, 1.0) for name in class_names(record.label)]
-    return sum(own) / len(own) if own else 1.0
-
-
-def _column(record: Record, name: object, columns: Mapping[str, int]) -> int:
-    if not isinstance(name, str) or name not in columns:
-        raise DataError(
-            f"label {name!r} is none of the classes {named_list(columns)}"
-            f"{nearest(str(name), columns)}",
-            where=record.id,
-        )
-    return columns[name]
-
-
-def _number(record: Record) -> float:
-    if not isinstance(record.label, int | float):
-        raise DataError(f"label {record.label!r}, expected a number", where=record.id)
-    return float(record.label)

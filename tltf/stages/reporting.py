@@ -25,7 +25,7 @@ from tltf.spec import TransferSpec
 from tltf.stages import baselines
 from tltf.stages.data import committed_manifest
 from tltf.stages.gallery import Pictures, gallery
-from tltf.stages.training import TrainingResult, targets_of
+from tltf.stages.training import TrainingResult, answers, targets_of
 from tltf.trained import Trained
 
 Say = Callable[[str], None]
@@ -45,7 +45,7 @@ def run_reporting(
     trained, spec = result.trained, result.plan.spec
     uses = _test_uses(run)
     data = trained.batches(manifest.split("test"))
-    logits, targets = trained.logits(data), targets_of(data)
+    logits, targets = answers(trained, result.fit, data), targets_of(data)
     found = evaluate.build_report(
         logits,
         targets,

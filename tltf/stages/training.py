@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tltf import methods, recipes, storage
 from tltf.backbones import backbone as build_backbone
@@ -19,8 +20,9 @@ from tltf.backbones.network import Backbone
 from tltf.data import prepare
 from tltf.data.batches import Batches, class_weights
 from tltf.data.cachefolder import cache_folder
+from tltf.data.decoding import load_image
 from tltf.data.manifest import Manifest, Record
-from tltf.errors import ArgumentError, named_list
+from tltf.errors import ArgumentError, OutputError, named_list
 from tltf.evaluation import calibration, rejection
 from tltf.evaluation.familiarity import Familiarity, fit_familiarity
 from tltf.interval import SaveInterval
@@ -31,13 +33,15 @@ from tltf.rundir import RunDir, existing
 from tltf.spec import TransferSpec
 from tltf.trained import Trained
 from tltf.trained import load as load_trained
-from tltf.training import environment
+from tltf.training import environment, probing
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
 from tltf.training.statefiles import KEEP
 from tltf.transfer import anchors
 
 Say = Callable[[str], None]
+PROBES = "probes.json"
+PROBE_BATCH = 32
 MOST_REFERENCES = 500
 
 
@@ -81,11 +85,11 @@ def run_training(
     )
     _check_space(model, run)
     fit = _fit(result, plan.spec, manifest, run, interval=interval, say=say, progress=progress)
-    references = _references(result, manifest)
+    references = _references(result, fit, manifest)
     result = dataclasses.replace(
         result,
-        rule=_fitted_rule(result, manifest),
-        familiarity=_fitted_familiarity(result, manifest, references),
+        rule=_fitted_rule(result, fit, manifest),
+        familiarity=_fitted_familiarity(result, fit, manifest, references),
     )
     result.save(run.weights)
     return TrainingResult(trained=result, plan=plan, fit=fit, references=references)
@@ -104,7 +108,7 @@ def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
 
 def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan, Any]:
     """The resolved specification, and the model that it describes, not yet trained."""
-    precision = environment.choose_precision(spec.precision)
+    precision = _precision(spec, manifest)
     with environment.precision_policy(str(precision.value)):
         network = pretrained_backbone(spec, manifest)
         plan = _resolved(spec, manifest, network, precision)
@@ -127,6 +131,28 @@ def regularized(model: keras.Model, text: str) -> keras.Model:
         network = backbone_of(model)
         model = classifier(network, keras.Sequential([pool, shrink, *rest], name=heads.HEAD))
     return model
+
+
+def _precision(spec: TransferSpec, manifest: Manifest) -> recipes.Choice:
+    """As asked, by rule, or where the processor has fast bfloat16 by a probe on real images."""
+    train = [record for record in manifest.split("train") if record.path]
+    by_rule = spec.precision != "auto" or spec.deterministic or not train
+    if by_rule or not environment.may_probe(native=probing.native_bfloat16()):
+        return environment.choose_precision(spec.precision, deterministic=spec.deterministic)
+
+    def build() -> Backbone:
+        return pretrained_backbone(spec, manifest)
+
+    size = spec.backbone.image_size or build().input_shape[1]
+    batch = train[: spec.batch_size or PROBE_BATCH]
+    images = tf.stack([load_image(str(record.path), size) for record in batch])
+    what = {"backbone": spec.backbone.name, "weights": spec.backbone.weights, "size": size,
+            "batch": len(batch)}  # fmt: skip
+    try:
+        remembered = cache_folder() / PROBES
+    except OutputError:
+        remembered = None
+    return probing.probed_precision(build, images, what=what, remembered=remembered)
 
 
 def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
@@ -202,6 +228,7 @@ def _fit(
             early_stop=spec.early_stop or None,
             restore_best=spec.restore == "best",
             jit_compile=spec.jit == "on",
+            head_solver=spec.head_solver,
             cache=cache,
             folder=run.path,
             resumed=lambda position: _note_resume(run, position, say),
@@ -253,25 +280,38 @@ def _cache(spec: TransferSpec, say: Say) -> Cache | None:
     if spec.mix != "none":
         say(f"cache: off, since {spec.mix} makes new images of pairs at every step")
         return None
-    folder = Path(spec.cache) if spec.cache != "auto" else cache_folder() / "features"
-    return Cache(folder=folder, dtype=spec.cache_dtype, say=say)
+    try:
+        folder = Path(spec.cache) if spec.cache != "auto" else cache_folder() / "features"
+    except OutputError as error:
+        say(f"cache: off: {error}")
+        return None
+    always = spec.cache != "auto"
+    return Cache(folder=folder, dtype=spec.cache_dtype, always=always, say=say)
 
 
-def _fitted_rule(result: Trained, manifest: Manifest) -> rejection.DecisionRule:
+def _fitted_rule(result: Trained, fit: FitResult, manifest: Manifest) -> rejection.DecisionRule:
     """Temperature and threshold from the validation split."""
     data = result.batches(manifest.split("val"))
-    return rejection.fit_rule(result.logits(data), targets_of(data), task=result.task)
+    logits = answers(result, fit, data)
+    return rejection.fit_rule(logits, targets_of(data), task=result.task)
 
 
-def _references(result: Trained, manifest: Manifest) -> References:
+def answers(result: Trained, fit: FitResult, data: Batches) -> np.ndarray:
+    """Logits ``[n, C]``, from stored features where there are any."""
+    found = fit.stored.logits(data) if fit.stored else None
+    return result.logits(data) if found is None else found
+
+
+def _references(result: Trained, fit: FitResult, manifest: Manifest) -> References:
     """Evenly chosen training records, enough for a covariance and to look for neighbours."""
     train = manifest.split("train")
     records = train[:: max(1, len(train) // MOST_REFERENCES)][:MOST_REFERENCES]
-    return References(records=records, features=result.features(result.batches(records)))
+    found = pooled_features(result, fit, result.batches(records))
+    return References(records=records, features=found)
 
 
 def _fitted_familiarity(
-    result: Trained, manifest: Manifest, references: References
+    result: Trained, fit: FitResult, manifest: Manifest, references: References
 ) -> Familiarity | None:
     """The distance from training data, with its limit from the validation split."""
     validation = manifest.split("val")
@@ -280,8 +320,14 @@ def _fitted_familiarity(
     targets = np.zeros(len(references.records), np.int64)
     if result.task == "single_label":
         targets = targets_of(result.batches(references.records))
-    held = result.features(result.batches(validation[:MOST_REFERENCES]))
+    held = pooled_features(result, fit, result.batches(validation[:MOST_REFERENCES]))
     return fit_familiarity(references.features, targets, validation=held)
+
+
+def pooled_features(result: Trained, fit: FitResult, data: Batches) -> np.ndarray:
+    """Pooled features ``[n, D]``, from stored ones where there are any."""
+    found = fit.stored.pooled(data) if fit.stored else None
+    return result.features(data) if found is None else found
 
 
 def targets_of(data: Batches) -> np.ndarray:

@@ -16,7 +16,13 @@ import keras
 from tltf.backbones.network import Backbone
 from tltf.models import heads
 from tltf.models.classifier import backbone_of
+from tltf.training import cost
 from tltf.training.freezing import leaves
+
+FLOPS_A_BYTE = 50.0
+"""Operations that take as long as reading, converting and feeding one byte, on a CPU: about
+50 GFLOP/s of small convolutions against 1 GB/s (docs/speed.md)."""
+BYTES_A_VALUE = 2
 
 
 @dataclass(frozen=True)
@@ -24,18 +30,24 @@ class Boundary:
     """A model in two parts that share its variables.
 
     Args:
-      prefix: from images ``[B, H, W, 3]`` to the list of crossing tensors.
+      prefix: from images ``[B, H, W, 3]`` or token ids ``[B, L]`` to the list of crossing tensors.
       tail: from the list of crossing tensors to logits; everything that trains is in it.
       names: what the crossing tensors are called.
-      shapes: their shapes without the batch axis.
+      shapes: their shapes without the batch axis; None is the axis of tokens.
       crossing: the symbolic tensors in the backbone's graph; none for pooled features.
+      flops: floating-point operations per example that the prefix takes.
+      share: of those that the whole forward pass takes.
+      kinds: numpy dtypes of the crossing tensors as computed.
     """
 
     prefix: keras.Model
     tail: keras.Model
     names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int | None, ...], ...]
     crossing: tuple[Any, ...] = ()
+    flops: float = 0.0
+    share: float = 1.0
+    kinds: tuple[str, ...] = ()
 
     @property
     def pooled(self) -> bool:
@@ -44,12 +56,15 @@ class Boundary:
 
     @property
     def values(self) -> int:
-        """Numbers per example that cross."""
-        return sum(math.prod(shape) for shape in self.shapes)
+        """Numbers per example that cross; per token, where there is an axis of tokens."""
+        return sum(math.prod(side or 1 for side in shape) for shape in self.shapes)
 
     def __str__(self) -> str:
         pairs = zip(self.names, self.shapes, strict=True)
-        return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in pairs)
+        return ", ".join(
+            f"{name} {'x'.join('tokens' if side is None else str(side) for side in shape)}"
+            for name, shape in pairs
+        )
 
 
 def split(model: keras.Model) -> Boundary | None:
@@ -65,8 +80,10 @@ def split(model: keras.Model) -> Boundary | None:
     head = model.get_layer(heads.HEAD)
     if not backbone.trainable_variables:
         return _below_head(model, backbone, head)
-    crossing = crossing_tensors(backbone)
-    if not crossing or any(tensor is t for tensor in crossing for t in backbone.inputs):
+    cut = _best_cut(backbone)
+    crossing = cut.crossing
+    own = {id(t) for t in backbone.inputs}
+    if all(id(t) in own for t in crossing):
         return None
     prefix = keras.Model(backbone.input, crossing, name="prefix")
     if not prefix.weights:
@@ -77,7 +94,16 @@ def split(model: keras.Model) -> Boundary | None:
     # seam: KerasTensor._keras_history
     names = tuple(t._keras_history.operation.name for t in crossing)
     shapes = tuple(tuple(t.shape[1:]) for t in crossing)
-    return Boundary(prefix, tail, names=names, shapes=shapes, crossing=tuple(crossing))
+    return Boundary(
+        prefix,
+        tail,
+        names=names,
+        shapes=shapes,
+        crossing=tuple(crossing),
+        flops=cut.flops,
+        share=cut.flops / max(1.0, cost.graph_flops(backbone)),
+        kinds=tuple(_kind(t) for t in crossing),
+    )
 
 
 def pooled_above(model: keras.Model, lower: Boundary) -> keras.Model:
@@ -90,29 +116,45 @@ def pooled_above(model: keras.Model, lower: Boundary) -> keras.Model:
 
 
 def crossing_tensors(backbone: Backbone) -> list[Any]:
-    """The outputs of the frozen prefix that the rest of the network reads, in graph order.
+    """The outputs of the frozen prefix that the rest of the network reads, in graph order."""
+    return _best_cut(backbone).crossing
+
+
+def _best_cut(backbone: Backbone) -> _Cut:
+    """The cheapest of the legal cuts.
 
     A tensor is frozen when the layer that makes it is, and all that it reads is. Layers
     without weights count as they are flagged: the Dropout of an unfrozen block draws anew at
     each step, so what comes out of it cannot be kept.
 
-    Of the legal cuts the highest is taken, less those layers on top of it that cost next to
-    nothing and whose inputs are fewer numbers than their outputs: DenseNet's frozen
-    normalisation at the foot of an unfrozen block would double what is stored.
+    Every lower set of the frozen nodes is a legal cut. The highest saves most arithmetic; a
+    lower one may store far less: DenseNet's frozen normalisation at the foot of an unfrozen
+    block would double what is kept, and EfficientNet's maps are small behind a projection and
+    six times as large behind the next expansion. A cut costs, per example and epoch, the
+    arithmetic above it that is done again and the bytes that are read, a byte counting as
+    :data:`FLOPS_A_BYTE` operations; the least wins, the higher one of two equals.
     """
     nodes = _nodes(backbone)
     kept = _frozen_nodes(nodes, backbone)
-    best = _crossing(nodes, kept, backbone)
-    while True:
-        smaller = None
-        for node in kept:
-            if any(t is out for t in best for out in node.outputs) and _is_cheap(node.operation):
-                found = _crossing(nodes, [n for n in kept if n is not node], backbone)
-                if _values(found) < _values(best):
-                    smaller, best = node, found
-        if smaller is None:
-            return best
-        kept = [n for n in kept if n is not smaller]
+    total = sum(cost.node_flops(node) for node in kept)
+    best: _Cut | None = None
+    again = 0.0
+    for end in range(len(kept), 0, -1):
+        found = _crossing(nodes, kept[:end], backbone)
+        price = again + FLOPS_A_BYTE * BYTES_A_VALUE * _values(found)
+        if best is None or price < best.price:
+            best = _Cut(found, price, flops=total - again)
+        again += cost.node_flops(kept[end - 1])
+        if again >= best.price:
+            break
+    return best or _Cut(_crossing(nodes, [], backbone), 0.0, flops=0.0)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    crossing: list[Any]
+    price: float
+    flops: float
 
 
 def _frozen_nodes(nodes: list[Any], backbone: Backbone) -> list[Any]:
@@ -139,14 +181,20 @@ def _crossing(nodes: list[Any], kept: list[Any], backbone: Backbone) -> list[Any
     return list(read.values())
 
 
+def _kind(tensor: Any) -> str:
+    """float32 for every float: what is computed in bfloat16 is stored as asked."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return "float32" if "float" in dtype else dtype
+
+
 def _values(tensors: list[Any]) -> int:
-    return sum(math.prod(t.shape[1:]) for t in tensors)
+    return sum(math.prod(side or 1 for side in t.shape[1:]) for t in tensors)
 
 
 def _below_head(model: keras.Model, backbone: Backbone, head: keras.Sequential) -> Boundary:
     """With the whole backbone frozen even its pooling can be kept: one vector per example."""
     pool = head.get_layer(heads.POOL)
-    images = keras.Input(model.input_shape[1:], dtype="float32")
+    images = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
     pooled = pool(backbone(images))
     prefix = keras.Model(images, [pooled], name="prefix")
     features = keras.Input(pooled.shape[1:], dtype="float32")
@@ -156,7 +204,14 @@ def _below_head(model: keras.Model, backbone: Backbone, head: keras.Sequential) 
             x = layer(x)
     tail = keras.Model([features], x, name="tail")
     shapes = (tuple(pooled.shape[1:]),)
-    return Boundary(prefix, tail, names=("pooled features",), shapes=shapes)
+    return Boundary(
+        prefix,
+        tail,
+        names=("pooled features",),
+        shapes=shapes,
+        flops=cost.graph_flops(backbone),
+        kinds=("float32",),
+    )
 
 
 def _nodes(backbone: Backbone) -> list[Any]:
@@ -175,10 +230,3 @@ def _is_frozen(operation: Any) -> bool:
     if not isinstance(operation, keras.layers.Layer):
         return True
     return not any(leaf.trainable for leaf in leaves(operation))
-
-
-def _is_cheap(operation: Any) -> bool:
-    """Element-wise work, pooling, padding: done again at each step for less than a read costs."""
-    if not isinstance(operation, keras.layers.Layer):
-        return False
-    return all(len(weight.shape) < 2 for weight in operation.weights)

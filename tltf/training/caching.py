@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 from absl import logging
 
 from tltf.data.batches import Batches
+from tltf.data.reading import reading
 from tltf.errors import StorageError
+from tltf.models.classifier import backbone_of
 from tltf.spec import Phase
 from tltf.terminal import Bar
 from tltf.training import boundary as boundaries
-from tltf.training import features, freezing
+from tltf.training import features, freezing, gain, stored
 from tltf.training.boundary import Boundary
-from tltf.training.features import FeatureData, FeatureEpochs
-from tltf.training.featurestore import FeatureStore, evict, free_bytes
+from tltf.training.features import FeatureData, FeatureEpochs, megabytes
+from tltf.training.featurestore import FeatureStore, free_bytes
 
 Say = Callable[[str], None]
+Job = tuple[Batches, int | None]
+"""One pass over examples: of an augmented view, or unchanged (None)."""
 
 FREE_SHARE = 0.5
 CAP_BYTES = 50_000_000_000
+EXACT = "float32"
+"""Of rows that are measured on: what is reported is what the whole model answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +41,17 @@ class Cache:
 
     Args:
       folder: made with its parents if absent.
-      dtype: ``float16`` or ``float32``, as stored.
+      dtype: of the training rows, one of :data:`tltf.spec.CACHE_DTYPES`; validation and test
+        rows are float32.
       cap_bytes: of all prefixes together; the longest unused go first.
+      always: store even where it does not pay.
       say: receives one sentence for each decision.
     """
 
     folder: Path
     dtype: str = "float16"
     cap_bytes: int = CAP_BYTES
+    always: bool = False
     say: Say = logging.info
 
 
@@ -77,79 +89,168 @@ class PhaseCache:
         validation: Batches,
         progress: bool = True,
     ) -> None:
-        self.cache, self.model = cache, model
+        self.cache, self.model, self.plan = cache, model, tuple(plan)
         self.train, self.validation = train, validation
         self.progress = progress
-        self.lower = _lowest(model, plan)
+        cuts = _boundaries(model, plan)
+        self.lower = _lowest(cuts)
+        self.decision = gain.decide(cuts, views=max(1, train.views))
+        self._using = False
 
     def phase(self, phase: Phase) -> CachedPhase | None:
         """The stored features of ``phase``, whose flags are set; None to train on images."""
         if not self.train.views and features.is_augmented(self.train):
-            self.cache.say(f"cache: off for {phase.name}: views=0 makes new images every epoch")
-            return None
+            return self._off(phase.name, "views=0 makes new images every epoch")
         cut = boundaries.split(self.model) if phase.epochs else None
         if cut is None:
             return None
-        free = free_bytes(self.cache.folder)
-        need = features.rows_bytes(cut, n=self._rows, dtype=self.cache.dtype)
-        if need > min(FREE_SHARE * free, self.cache.cap_bytes):
-            self.cache.say(
-                f"cache: off for {phase.name}: {features.megabytes(need)} of features, with"
-                f" {features.megabytes(free)} free on the disk"
-            )
+        views = range(max(1, self.train.views))
+        jobs: list[Job] = [(self.train, view) for view in views]
+        stores = self._stores(cut, phase.name, [*jobs, (self.validation, None)])
+        if stores is None:
             return None
-        try:
-            store = self._filled(cut, phase.name)
-        except (OSError, StorageError) as error:
-            self.cache.say(f"cache: off for {phase.name}: {error}")
-            return None
-        evict(self.cache.folder, cap_bytes=self.cache.cap_bytes, keep=store.folder)
         data = FeatureData(
-            train=FeatureEpochs(self.train, store),
-            validation=features.eval_features(self.validation, store),
+            train=FeatureEpochs(self.train, stores[self.cache.dtype], shapes=cut.shapes),
+            validation=features.eval_features(self.validation, stores[EXACT], shapes=cut.shapes),
         )
+        self._using = True
         return CachedPhase(boundary=cut, data=data)
 
-    @property
-    def _rows(self) -> int:
-        return self.train.n * max(1, self.train.views) + self.validation.n
+    def logits(self, data: Batches) -> np.ndarray | None:
+        """float32 ``[n, C]`` for the unchanged examples by way of stored rows.
 
-    def _filled(self, cut: Boundary, name: str) -> FeatureStore:
-        """The store of ``cut`` with every row that the run reads."""
-        store = features.opened_store(
-            self.cache.folder, cut, image_size=self.train.image_size, dtype=self.cache.dtype
-        )
+        The prefix of the last phase is frozen through its whole training, so what a later run
+        with another head asks for is there. None when features are not kept.
+        """
+        found = self._last_rows(data)
+        return None if found is None else _answered(found[0].tail, found[1])
+
+    def pooled(self, data: Batches) -> np.ndarray | None:
+        """As :meth:`logits`, the pooled features ``[n, D]`` of the model as it is now."""
+        found = self._last_rows(data)
+        if found is None:
+            return None
+        cut, rows = found
+        if cut.pooled:
+            return np.concatenate([np.asarray(x[0]) for x, _, _ in rows])
+        return _answered(boundaries.pooled_above(self.model, cut), rows)
+
+    def _last_rows(self, data: Batches) -> tuple[Boundary, Any] | None:
+        """The last phase's boundary, and the unchanged examples as they cross it."""
+        last = next((p for p in reversed(self.plan) if p.epochs and p.unfreeze), None)
+        if last is None or not self._using:
+            return None
+        freezing.set_trainable(self.model, str(last.unfreeze), batch_norm=last.batch_norm)
+        cut = boundaries.split(self.model)
+        stores = self._stores(cut, "the answers", [(data, None)]) if cut else None
+        if cut is None or stores is None:
+            return None
+        return cut, features.eval_features(data, stores[EXACT], shapes=cut.shapes)
+
+    def _off(self, name: str, why: str) -> None:
+        self.cache.say(f"cache: off for {name}: {why}")
+
+    def _stores(
+        self, cut: Boundary, name: str, jobs: Sequence[Job]
+    ) -> dict[str, FeatureStore] | None:
+        """The stores of ``cut`` by dtype with the rows of all jobs; None, and said, if not."""
+        if not all(record.sha256 for batches, _ in jobs for record in batches.records):
+            return self._off(name, "examples whose content was not hashed")
+        try:
+            stores = self._opened(cut)
+            missing = _missing(stores, jobs, self.cache.dtype)
+            if missing and not (self.decision.pays or self.cache.always):
+                return self._off(name, self.decision.reason)
+            need = sum(stores[dtype].row_bytes * n for dtype, n in missing.items())
+            if self.cache.cap_bytes < need or FREE_SHARE * free_bytes(self.cache.folder) < need:
+                free = megabytes(free_bytes(self.cache.folder))
+                allowed = megabytes(self.cache.cap_bytes)
+                why = f"{megabytes(need)} of features, with {free} free on the disk"
+                return self._off(name, f"{why} and {allowed} allowed")
+            self._fill(cut, stores, jobs)
+            stored.evict(
+                self.cache.folder, cap_bytes=self.cache.cap_bytes, keep=stores[EXACT].folder
+            )
+        except (OSError, StorageError) as error:
+            return self._off(name, str(error))
+        return stores
+
+    def _opened(self, cut: Boundary) -> dict[str, FeatureStore]:
+        shapes = [self.train.row_shape(shape) for shape in cut.shapes]
+        how: dict[str, Any] = {"reading": reading(self.train), "shapes": shapes}
+        return {
+            dtype: features.opened_store(self.cache.folder, cut, dtype=dtype, **how)
+            for dtype in dict.fromkeys((self.cache.dtype, EXACT))
+        }
+
+    def _fill(self, cut: Boundary, stores: dict[str, FeatureStore], jobs: Sequence[Job]) -> None:
         started = time.monotonic()
-        with store.locked():
-            missing = len(store.missing(features.run_keys(self.train, self.validation)))
-            if missing and cut.pooled and self.lower is not None:
-                below = self._filled(self.lower, name)
-                compute = features.compiled(boundaries.pooled_above(self.model, self.lower))
-                keys = features.run_keys(self.train, self.validation)
-                features.extract_from(below, store, compute, keys=keys)
-            elif missing:
-                self._extract(store, cut, missing)
+        with ExitStack() as locks:
+            for store in stores.values():
+                locks.enter_context(store.locked())
+            count = sum(_missing(stores, jobs, self.cache.dtype).values())
+            if count and cut.pooled and self.lower is not None:
+                self._fill_from_below(stores, jobs)
+            elif count:
+                compute = features.compiled(cut.prefix)
+                with Bar("features", count, unit="examples", shown=self.progress) as bar:
+                    for batches, view in jobs:
+                        store = stores[self._dtype(view)]
+                        features.extract(store, compute, batches, view=view, progress=bar.advance)
+        rows = len({key for job in jobs for key in features.job_keys(*job)})
+        unit = "a token" if any(None in shape for shape in cut.shapes) else "an example"
         self.cache.say(
-            f"cache: {cut}: {missing} rows computed in {time.monotonic() - started:.1f} s,"
-            f" {self._rows - missing} found, {self.cache.dtype}"
+            f"cache: {cut}, {cut.values * 2 / 1000:.1f} KB {unit} in half precision, saves"
+            f" {cut.share:.0%} of the forward pass: {count} rows computed in"
+            f" {time.monotonic() - started:.1f} s, {rows - count} found,"
+            f" {' and '.join(stores)}"
         )
-        return store
 
-    def _extract(self, store: FeatureStore, cut: Boundary, missing: int) -> None:
-        compute = features.compiled(cut.prefix)
-        with Bar("features", missing, unit="images", shown=self.progress) as bar:
-            for view in range(max(1, self.train.views)):
-                features.extract(store, compute, self.train, view=view, progress=bar.advance)
-            features.extract(store, compute, self.validation, view=None, progress=bar.advance)
+    def _fill_from_below(self, stores: dict[str, FeatureStore], jobs: Sequence[Job]) -> None:
+        lower = self.lower
+        if lower is None:
+            return
+        below = self._opened(lower)
+        self._fill(lower, below, jobs)
+        compute = features.compiled(boundaries.pooled_above(self.model, lower))
+        for batches, view in jobs:
+            dtype, keys = self._dtype(view), features.job_keys(batches, view)
+            features.extract_from(below[dtype], stores[dtype], compute, keys=keys)
+
+    def _dtype(self, view: int | None) -> str:
+        return EXACT if view is None else self.cache.dtype
 
 
-def _lowest(model: keras.Model, plan: Sequence[Phase]) -> Boundary | None:
-    """Of the phases that tune, the boundary with the smallest frozen prefix."""
-    found = []
+def _answered(part: keras.Model, rows: Any) -> np.ndarray:
+    """float32 ``[n, ...]``: a part of the model on what crosses into it."""
+    answer = features.compiled(part)
+    return np.concatenate([np.asarray(answer(list(x))[0]) for x, _, _ in rows])
+
+
+def _missing(stores: dict[str, FeatureStore], jobs: Sequence[Job], dtype: str) -> dict[str, int]:
+    """Rows that are not there yet, by dtype; none of a dtype is left out."""
+    keys: dict[str, list[str]] = {}
+    for batches, view in jobs:
+        keys.setdefault(EXACT if view is None else dtype, []).extend(
+            features.job_keys(batches, view)
+        )
+    counts = {name: len(stores[name].missing(wanted)) for name, wanted in keys.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _boundaries(model: keras.Model, plan: Sequence[Phase]) -> list[tuple[Phase, Boundary | None]]:
+    """Each phase that trains, and its boundary; flags are left as the last one's."""
+    found: list[tuple[Phase, Boundary | None]] = []
     for phase in plan:
-        if phase.epochs and phase.unfreeze not in (None, "none"):
+        if phase.epochs and phase.unfreeze is not None and backbone_of(model) is not None:
             freezing.set_trainable(model, phase.unfreeze, batch_norm=phase.batch_norm)
-            found.append(boundaries.split(model))
-    if not found or any(cut is None for cut in found):
+            found.append((phase, boundaries.split(model)))
+    return found
+
+
+def _lowest(cuts: Sequence[tuple[Phase, Boundary | None]]) -> Boundary | None:
+    """Of the phases that tune, the boundary with the smallest frozen prefix."""
+    tuned = [cut for phase, cut in cuts if phase.unfreeze != "none"]
+    if not tuned or any(cut is None for cut in tuned):
         return None
-    return min(found, key=lambda cut: len(cut.prefix.variables))
+    return min((cut for cut in tuned if cut), key=lambda cut: len(cut.prefix.variables))

@@ -66,15 +66,23 @@ def cpu_flags() -> str:
     return platform.processor()
 
 
-def choose_precision(asked: str) -> Choice:
-    """float32 on CPU; on GPUs and TPUs with fast half precision, that."""
+def may_probe(*, native: bool) -> bool:
+    """Whether a measurement can tell more than the rules of :func:`choose_precision`."""
+    return native and not tf.config.list_physical_devices("TPU") and not _gpus()
+
+
+def choose_precision(asked: str, *, deterministic: bool = False) -> Choice:
+    """By rule: float32 on CPU; on GPUs and TPUs with fast half precision, that."""
     if asked != "auto":
         return Choice("precision", asked, "as asked")
+    if deterministic:
+        return Choice("precision", "float32", "--deterministic: nothing is chosen by measurement")
     if tf.config.list_physical_devices("TPU"):
         return Choice("precision", "bfloat16", "TPUs multiply in bfloat16")
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = _gpus()
     if not gpus:
-        return Choice("precision", "float32", "no GPU; half precision on CPUs is seldom faster")
+        why = "no GPU, and the processor does not multiply bfloat16 (emulated it is slower)"
+        return Choice("precision", "float32", why)
     capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
     if capability and capability >= (8, 0):
         return Choice("precision", "bfloat16", f"the GPU computes it natively {capability}")
@@ -93,6 +101,10 @@ def choose_jit(asked: str, model: keras.Model) -> Choice:
     if all(layer.supports_jit for layer in layers):
         return Choice("jit", "on", "every layer supports XLA")
     return Choice("jit", "off", "a layer does not support XLA")
+
+
+def _gpus() -> list[Any]:
+    return list(tf.config.list_physical_devices("GPU"))
 
 
 @contextlib.contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ import numpy as np
 import tensorflow as tf
 
 from tltf import storage
-from tltf.data import augmentation, decoding
 from tltf.data.batches import Batches
 from tltf.policies import Policy
 from tltf.training.boundary import Boundary
-from tltf.training.featurestore import FeatureStore, Key, prefix_digest
+from tltf.training.featurestore import FeatureStore, prefix_digest
+from tltf.training.freezing import leaves
+from tltf.training.shards import Key
+from tltf.training.stored import PREFIX
 
 PLAIN = "plain"
+Shapes = Sequence[Sequence[int | None]]
 EXTRACT_BATCH = 32
 # Of a layer's configuration, what does not change what it computes.
 # A SavedModel's place and flags are such too; its SHA-256, in its configuration, is not.
@@ -45,24 +48,29 @@ class FeatureEpochs:
     Args:
       batches: whose examples, order and batch size are taken.
       store: holds the rows of all of them, for every view.
+      shapes: of the crossing tensors, where None is the axis of tokens: stored rows are padded
+        to one length and cut to the longest text of the batch.
     """
 
-    def __init__(self, batches: Batches, store: FeatureStore) -> None:
+    def __init__(
+        self, batches: Batches, store: FeatureStore, *, shapes: Shapes | None = None
+    ) -> None:
         self.batches, self.store = batches, store
+        self.shapes = shapes or store.shapes
         self.batch_size = batches.batch_size
         self.steps_per_epoch = batches.steps_per_epoch
-        self._keys = [view_keys(batches, view) for view in range(batches.views or 1)]
+        self.views = batches.views or 1
+        self._rows = [store.rows(view_keys(batches, v)) for v in range(self.views)]
 
     def train_dataset(self, epoch: int, start_step: int = 0, *, epochs: int = 1) -> tf.data.Dataset:
         """As :meth:`Batches.train_dataset`; ``x`` is a tuple of float32 ``[b, *shape]``."""
-        order = self.batches.orders(epoch, epochs)
-        views = np.array([(epoch + e) % len(self._keys) for e in range(epochs)], np.int64)
-        per_epoch, n, size = self.steps_per_epoch, self.batches.n, self.batch_size
+        choose = self.batches.chooser(epoch, epochs)
+        views = np.array([(epoch + e) % len(self._rows) for e in range(epochs)], np.int64)
+        per_epoch = self.steps_per_epoch
 
         def batch(step: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
-            e, k = step // per_epoch, step % per_epoch
-            positions = tf.range(k * size, tf.minimum(tf.cast(n, tf.int64), (k + 1) * size))
-            chosen = tf.random.experimental.index_shuffle(positions, order[e], n - 1)
+            e = step // per_epoch
+            chosen = choose(e, step % per_epoch)
             x = self._read(tf.constant(views)[e], chosen)
             y, weight = self.batches.train_targets(chosen)
             return x, y, weight
@@ -72,30 +80,37 @@ class FeatureEpochs:
 
     def _read(self, view: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
         def gather(view: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
-            keys = self._keys[int(view)]
-            return [a.astype(np.float32) for a in self.store.gather([keys[i] for i in chosen])]
+            found = self.store.read(self._rows[int(view)][chosen])
+            return _cut(found, self.shapes, self.batches, chosen)
 
-        found = tf.numpy_function(gather, [view, chosen], [tf.float32] * len(self.store.shapes))
+        kinds = [layout.output for layout in self.store.layouts]
+        found = tf.numpy_function(gather, [view, chosen], kinds)
         return tuple(
             tf.ensure_shape(tensor, (None, *shape))
-            for tensor, shape in zip(found, self.store.shapes, strict=True)
+            for tensor, shape in zip(found, self.shapes, strict=True)
         )
 
 
-def eval_features(batches: Batches, store: FeatureStore) -> tf.data.Dataset:
-    """Stored rows of unchanged images, as :meth:`Batches.eval_dataset`."""
-    arrays = store.gather(_keys(batches, PLAIN))
+def eval_features(
+    batches: Batches, store: FeatureStore, *, shapes: Shapes | None = None
+) -> tf.data.Dataset:
+    """Stored rows of unchanged examples, as :meth:`Batches.eval_dataset`."""
+    stored = store.rows(plain_keys(batches))
     targets, weights = batches.targets(), batches.record_weights()
-    signature = tuple(tf.TensorSpec((None, *shape), tf.float32) for shape in store.shapes)
+    shapes = shapes or store.shapes
 
-    def rows() -> Any:
+    def rows() -> Iterator[Any]:
         for start in range(0, batches.n, batches.batch_size):
             part = slice(start, start + batches.batch_size)
-            x = tuple(array[part].astype(np.float32) for array in arrays)
-            yield x, targets[part], weights[part]
+            chosen = np.arange(batches.n)[part]
+            x = _cut(store.read(stored[part]), shapes, batches, chosen)
+            yield tuple(x), targets[part], weights[part]
 
     spec = (
-        signature,
+        tuple(
+            tf.TensorSpec((None, *shape), layout.output)
+            for shape, layout in zip(shapes, store.layouts, strict=True)
+        ),
         tf.TensorSpec((None, targets.shape[1]), tf.float32),
         tf.TensorSpec((None,), tf.float32),
     )
@@ -104,21 +119,35 @@ def eval_features(batches: Batches, store: FeatureStore) -> tf.data.Dataset:
     return dataset.apply(tf.data.experimental.assert_cardinality(steps))
 
 
-def opened_store(folder: Path, boundary: Boundary, *, image_size: int, dtype: str) -> FeatureStore:
-    """The store of this prefix below ``folder``, with a readable ``prefix.json``."""
+def opened_store(
+    folder: Path,
+    boundary: Boundary,
+    *,
+    reading: Mapping[str, Any],
+    dtype: str,
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> FeatureStore:
+    """The store of this prefix below ``folder``, with a readable ``prefix.json``.
+
+    Args:
+      reading: how an example becomes the prefix' input, :func:`tltf.data.reading.reading`.
+      dtype: of stored floats.
+      shapes: those of the boundary with numbers for the axis of tokens, where there is one.
+    """
     ingredients = {
         "graph": describe_graph(boundary.prefix),
-        "image_size": image_size,
-        "decoding": inspect.getsource(decoding),
-        "augmentation": inspect.getsource(augmentation),
+        "precision": sorted({layer.compute_dtype for layer in leaves(boundary.prefix)}),
+        "reading": dict(reading),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
     arrays = (keras.ops.convert_to_numpy(v.value) for v in boundary.prefix.variables)
     digest = prefix_digest(ingredients, arrays)
-    store = FeatureStore(folder, digest, shapes=boundary.shapes, dtype=dtype)
-    about = f"{boundary} at {image_size} px"
-    storage.write_json(store.folder / "prefix.json", {"digest": digest, "about": about})
+    stored = shapes or [[side or 0 for side in shape] for shape in boundary.shapes]
+    store = FeatureStore(folder, digest, shapes=stored, dtype=dtype, kinds=boundary.kinds or None)
+    about = {"digest": digest, "about": str(boundary), "dtype": dtype, "reading": dict(reading)}
+    if not (store.folder / PREFIX).exists():
+        storage.write_json(store.folder / PREFIX, about)
     return store
 
 
@@ -137,23 +166,39 @@ def extract(
       batches: the examples; their augmentation is that of ``view``, none for None.
       progress: called with the number of rows of each batch done.
     """
-    keys = _keys(batches, PLAIN) if view is None else view_keys(batches, view)
+    keys = job_keys(batches, view)
     wanted = set(store.missing(keys))
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     chosen = sorted(first[key] for key in wanted)
     if not chosen:
         return 0
+    order = batches.for_extraction([batches.records[i] for i in chosen])
+    chosen = [chosen[i] for i in order]
     some = batches.with_records([batches.records[i] for i in chosen])
     dataset = some.eval_dataset() if view is None else some.view_dataset(view)
     done = 0
-    with store.writer() as writer, some.naming_unreadable():
+    # Converting, hashing and writing one batch while the next is computed.
+    with (
+        store.writer() as writer,
+        ThreadPoolExecutor(1) as background,
+        some.naming_unreadable(),
+    ):
+        writing: Future[None] | None = None
         for x, _, _ in dataset:
-            rows = [np.asarray(t) for t in compute(x)]
+            rows = [
+                _filled_up(np.asarray(t), shape)
+                for t, shape in zip(compute(x), store.shapes, strict=True)
+            ]
             n = len(rows[0])
-            writer.append([keys[i] for i in chosen[done : done + n]], rows)
+            if writing is not None:
+                writing.result()
+            part = [keys[i] for i in chosen[done : done + n]]
+            writing = background.submit(writer.append, part, rows)
             done += n
             if progress:
                 progress(n)
+        if writing is not None:
+            writing.result()
     return done
 
 
@@ -169,26 +214,41 @@ def extract_from(
     with store.writer() as writer:
         for start in range(0, len(wanted), EXTRACT_BATCH):
             part = wanted[start : start + EXTRACT_BATCH]
-            maps = [tf.constant(a.astype(np.float32)) for a in lower.gather(part)]
+            maps = [tf.constant(array) for array in lower.gather(part)]
             writer.append(part, [np.asarray(t) for t in compute(maps)])
     return len(wanted)
 
 
-def run_keys(train: Batches, validation: Batches) -> list[Key]:
-    """Every key that a run reads: all views of the training split, validation as it is."""
-    views = range(max(1, train.views))
-    found = [key for view in views for key in view_keys(train, view)]
-    return list(dict.fromkeys([*found, *_keys(validation, PLAIN)]))
+def _cut(
+    arrays: Sequence[np.ndarray], shapes: Shapes, batches: Batches, chosen: np.ndarray
+) -> list[np.ndarray]:
+    """Rows without the padding that none of the examples ``chosen`` needs."""
+    if all(None not in shape for shape in shapes):
+        return list(arrays)
+    length = batches.batch_length(chosen)
+    return [a[:, :length] if None in s else a for a, s in zip(arrays, shapes, strict=True)]
+
+
+def _filled_up(rows: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Rows ``[n, L, ...]`` with zeros behind L, so that they have the stored shape."""
+    if rows.shape[1:] == tuple(shape):
+        return rows
+    return np.pad(rows, [(0, 0), *((0, b - a) for a, b in zip(rows.shape[1:], shape, strict=True))])
+
+
+def job_keys(batches: Batches, view: int | None) -> list[Key]:
+    """The keys of one pass over the examples: of an augmented view, or unchanged for None."""
+    return plain_keys(batches) if view is None else view_keys(batches, view)
 
 
 def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
-    """The model as one traced function with a list of float32 outputs."""
+    """The model as one traced function with a list of outputs, float32 or whole numbers."""
 
     @tf.function(reduce_retracing=True)
     def compute(x: Any) -> list[tf.Tensor]:
         found = model(x, training=False)
         found = found if isinstance(found, list | tuple) else [found]
-        return [tf.cast(tensor, tf.float32) for tensor in found]
+        return [tf.cast(t, tf.float32) if t.dtype.is_floating else t for t in found]
 
     return compute
 
@@ -196,7 +256,7 @@ def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
 def view_keys(batches: Batches, view: int) -> list[Key]:
     """The keys of one augmented view; without augmentation every view is the plain one."""
     if not is_augmented(batches):
-        return _keys(batches, PLAIN)
+        return plain_keys(batches)
     policy = dataclasses.astuple(batches.policy)
     return _keys(batches, f"{policy}-{batches.seed}-{view}")
 
@@ -204,6 +264,11 @@ def view_keys(batches: Batches, view: int) -> list[Key]:
 def is_augmented(batches: Batches) -> bool:
     """Whether the policy changes anything."""
     return dataclasses.replace(batches.policy, fill="reflect") != Policy()
+
+
+def plain_keys(batches: Batches) -> list[Key]:
+    """The keys of the unchanged examples."""
+    return _keys(batches, PLAIN)
 
 
 def _keys(batches: Batches, view: str) -> list[Key]:
@@ -254,11 +319,6 @@ def _literals(node: Any) -> str:
     kinds = int | float | str | bool
     flat = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
     return repr([item for item in flat if isinstance(item, kinds)])
-
-
-def rows_bytes(boundary: Boundary, *, n: int, dtype: str) -> int:
-    """Bytes that ``n`` rows of this boundary take on disk."""
-    return boundary.values * np.dtype(dtype).itemsize * n
 
 
 def megabytes(count: float) -> str:

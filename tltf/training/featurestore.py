@@ -1,10 +1,10 @@
 """FeatureStore: what a frozen prefix computed, on disk, a row per example and view.
 
-Layout below one folder per prefix digest (DESIGN 4.3)::
+Layout below one folder per prefix digest and storage dtype (DESIGN 4.3)::
 
-    <digest>/prefix.json            what the digest was made of, for people
-    <digest>/shard-<id>/t0.bin ...  raw rows, C order, one file per crossing tensor
-    <digest>/shard-<id>/shard.json  keys in the order of the rows, dtype, shapes, SHA-256
+    <digest>-<dtype>/prefix.json            what the digest was made of, for people
+    <digest>-<dtype>/shard-<id>/t0.bin ...  raw rows, C order, one file per crossing tensor
+    <digest>-<dtype>/shard-<id>/shard.json  keys in the order of the rows, dtypes, shapes, SHA-256
 
 A shard is written beside its place, made durable and renamed, so a killed writer leaves
 nothing that a reader takes for valid. A row's key is (content SHA-256, view); everything
@@ -17,10 +17,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import math
+import mmap
 import os
 import shutil
-import uuid
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,36 +31,52 @@ from absl import logging
 
 from tltf import storage
 from tltf.errors import StorageError, TltfError
+from tltf.training import rowcodec
+from tltf.training.rowcodec import Layout
+from tltf.training.shards import FORMAT, Key, Writer
 
-FORMAT = 1
-DTYPES = ("float16", "float32")
 USED = "used"
+VERIFIED = ".verified.json"
+TRUST_SECONDS = 7 * 24 * 3600.0
+MAPPED_BYTES = 64_000_000
+"""After so many bytes read, mapped pages are given back: memory stays, the page cache too."""
 
-Key = str
-"""``<sha256>/<view>``; the view is ``plain`` or names policy, seed and number."""
+
+@dataclass(frozen=True)
+class Rows:
+    """Where some keys lie: shard numbers and row numbers, int32 ``[n]``; may be indexed."""
+
+    shard: np.ndarray
+    row: np.ndarray
+
+    def __getitem__(self, chosen: Any) -> Rows:
+        return Rows(self.shard[chosen], self.row[chosen])
 
 
 @dataclass(frozen=True)
 class _Shard:
+    maps: tuple[mmap.mmap | None, ...]
     arrays: tuple[np.ndarray, ...]
-    rows: Mapping[Key, int]
 
 
 class FeatureStore:
     """The rows of one prefix.
 
     Args:
-      folder: the cache folder; made if its parent exists.
+      folder: the cache folder; made with its parents.
       digest: of the prefix, see :func:`prefix_digest`.
       shapes: of the crossing tensors, without the batch axis.
-      dtype: ``float16`` or ``float32``, as stored; part of the digest's folder name.
+      dtype: of stored floats: ``float16``, ``bfloat16``, ``float32``, or ``uint8`` with an
+        offset and a scale for each row; part of the folder's name.
+      kinds: numpy dtype of each tensor as computed; integers are stored as they are. None:
+        all are float32.
 
     Example::
 
       store = FeatureStore(folder, digest, shapes=[(1280,)])
       with store.writer() as writer:
           writer.append(["ab12.../plain"], [features])
-      rows = store.gather(store.rows(["ab12.../plain"]))
+      rows = store.gather(["ab12.../plain"])
     """
 
     def __init__(
@@ -70,19 +86,27 @@ class FeatureStore:
         *,
         shapes: Sequence[Sequence[int]],
         dtype: str = "float16",
+        kinds: Sequence[str] | None = None,
     ) -> None:
         self.folder = folder / f"{digest[:32]}-{dtype}"
         self.shapes = tuple(tuple(shape) for shape in shapes)
-        self.dtype = np.dtype(dtype)
+        self.dtype = dtype
+        kinds = kinds or ["float32"] * len(self.shapes)
+        self.layouts = tuple(
+            Layout(shape, dtype=dtype, kind=kind)
+            for shape, kind in zip(self.shapes, kinds, strict=True)
+        )
         self._shards: dict[str, _Shard] = {}
-        self._where: dict[Key, tuple[str, int]] = {}
+        self._order: list[str] = []
+        self._where: dict[Key, tuple[int, int]] = {}
+        self._read_bytes = 0
         self.folder.mkdir(parents=True, exist_ok=True)
         self.refresh()
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return sum(math.prod(shape) for shape in self.shapes) * self.dtype.itemsize
+        return sum(layout.row_bytes for layout in self.layouts)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._where
@@ -100,36 +124,54 @@ class FeatureStore:
             if folder.name in self._shards:
                 continue
             try:
-                shard = self._read(folder)
+                shard, keys = self._opened(folder)
             except (TltfError, OSError, KeyError, TypeError, ValueError) as error:
                 logging.warning("feature store: %s is damaged and rebuilt (%s)", folder, error)
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
+            number = len(self._order)
             self._shards[folder.name] = shard
-            for key, row in shard.rows.items():
-                self._where.setdefault(key, (folder.name, row))
+            self._order.append(folder.name)
+            for row, key in enumerate(keys):
+                self._where.setdefault(key, (number, row))
         with contextlib.suppress(OSError):
             (self.folder / USED).touch()
 
-    def gather(self, keys: Sequence[Key]) -> list[np.ndarray]:
-        """The rows of ``keys``, stacked: one array ``[len(keys), *shape]`` per tensor.
+    def rows(self, keys: Sequence[Key]) -> Rows:
+        """Where the rows of ``keys`` are, for :meth:`read`; 8 bytes a key.
 
         Raises:
           KeyError: a key has no row.
         """
-        found = [np.empty((len(keys), *shape), self.dtype) for shape in self.shapes]
-        places = [self._where[key] for key in keys]
-        for name in dict.fromkeys(shard for shard, _ in places):
-            at = [i for i, (shard, _) in enumerate(places) if shard == name]
-            rows = [places[i][1] for i in at]
-            for out, array in zip(found, self._shards[name].arrays, strict=True):
-                out[at] = array[rows]
+        found = np.array([self._where[key] for key in keys], np.int32).reshape(-1, 2)
+        return Rows(found[:, 0].copy(), found[:, 1].copy())
+
+    def read(self, rows: Rows) -> list[np.ndarray]:
+        """The rows stacked, one array ``[n, *shape]`` per tensor: float32, integers as they are."""
+        found = [np.empty((len(rows.row), *x.shape), x.output) for x in self.layouts]
+        for number in np.unique(rows.shard):
+            at = np.flatnonzero(rows.shard == number)
+            shard = self._shards[self._order[number]]
+            for out, array, layout in zip(found, shard.arrays, self.layouts, strict=True):
+                out[at] = layout.decoded(array[rows.row[at]])
+        self._give_back(len(rows.row) * self.row_bytes)
         return found
+
+    def gather(self, keys: Sequence[Key]) -> list[np.ndarray]:
+        """:meth:`read` of :meth:`rows`.
+
+        Raises:
+          KeyError: a key has no row.
+        """
+        return self.read(self.rows(keys))
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[Writer]:
-        """Collects rows into one shard, committed when the block ends without an exception."""
-        writer = Writer(self.folder, self.shapes, self.dtype)
+        """Collects rows into shards; the last is committed when the block ends without an error.
+
+        A long computation commits now and then, so that a kill loses a minute of it.
+        """
+        writer = Writer(self.folder, self.layouts)
         try:
             yield writer
             writer.commit()
@@ -139,85 +181,77 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time computes rows of this prefix; others wait, then find them."""
+        """One process at a time computes rows of this prefix; others wait, then find them.
+
+        What killed writers left is removed, since nobody else can be writing.
+        """
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for litter in self.folder.glob(f"{storage.TEMPORARY}*"):
+                shutil.rmtree(litter, ignore_errors=True)
             self.refresh()
             yield
 
-    def _read(self, folder: Path) -> _Shard:
+    def _opened(self, folder: Path) -> tuple[_Shard, list[Key]]:
         fields = storage.read_sealed(folder / "shard.json")
-        if fields["format"] != FORMAT or fields["dtype"] != self.dtype.name:
+        described = [layout.describe() for layout in self.layouts]
+        if fields["format"] != FORMAT or fields["layouts"] != described:
             raise StorageError("another format", where=folder)
         keys = fields["keys"]
-        arrays = []
-        for i, shape in enumerate(self.shapes):
-            path = folder / f"t{i}.bin"
-            if storage.file_sha256(path) != fields["sha256"][i]:
-                raise StorageError("its SHA-256 does not fit", where=path)
-            arrays.append(np.memmap(path, self.dtype, mode="r", shape=(len(keys), *shape)))
-        return _Shard(tuple(arrays), {key: row for row, key in enumerate(keys)})
+        paths = [folder / f"t{i}.bin" for i in range(len(self.layouts))]
+        _verify(folder, paths, fields["sha256"])
+        maps, arrays = [], []
+        for path, layout in zip(paths, self.layouts, strict=True):
+            if path.stat().st_size != len(keys) * layout.row_bytes:
+                raise StorageError("of another size", where=path)
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+            stored = np.frombuffer(mapped or b"", np.uint8).reshape(len(keys), layout.row_bytes)
+            maps.append(mapped)
+            arrays.append(stored)
+        return _Shard(tuple(maps), tuple(arrays)), keys
 
-
-class Writer:
-    """A shard in the making; see :meth:`FeatureStore.writer`."""
-
-    def __init__(
-        self, folder: Path, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]
-    ) -> None:
-        self._final = folder / f"shard-{uuid.uuid4().hex[:12]}"
-        self._temporary = storage.sibling(self._final)
-        self._shapes, self._dtype = shapes, dtype
-        self._keys: list[Key] = []
-        self._temporary.mkdir()
-        names = [f"t{i}.bin" for i in range(len(shapes))]
-        self._files = [(self._temporary / name).open("wb") for name in names]
-        self._hashes = [hashlib.sha256() for _ in shapes]
-
-    def append(self, keys: Sequence[Key], arrays: Sequence[np.ndarray]) -> None:
-        """Adds rows ``[len(keys), *shape]`` of each tensor.
-
-        Raises:
-          StorageError: the disk is full, or a value is too large for the stored dtype.
-        """
-        for array, file, state in zip(arrays, self._files, self._hashes, strict=True):
-            with np.errstate(over="ignore"):
-                stored = np.ascontiguousarray(array, self._dtype)
-            if not np.isfinite(stored).all():
-                raise StorageError(
-                    f"features are too large for {self._dtype.name}, or not finite",
-                    where=self._final.parent,
-                )
-            data = stored.tobytes()
-            try:
-                file.write(data)
-            except OSError as error:
-                raise storage.storage_error(error, self._final, need=len(data)) from error
-            state.update(data)
-        self._keys += keys
-
-    def commit(self) -> None:
-        """Makes the shard visible; one without rows is dropped."""
-        for file in self._files:
-            file.close()
-        if not self._keys:
+    def _give_back(self, count: int) -> None:
+        """Mapped pages count as this process' memory until they are given back."""
+        self._read_bytes += count
+        if self._read_bytes < MAPPED_BYTES:
             return
-        fields = {
-            "format": FORMAT,
-            "dtype": self._dtype.name,
-            "shapes": [list(shape) for shape in self._shapes],
-            "sha256": [state.hexdigest() for state in self._hashes],
-            "keys": self._keys,
-        }
-        storage.write_sealed(self._temporary / "shard.json", fields)
-        storage.commit_folder(self._temporary, self._final)
+        self._read_bytes = 0
+        for shard in self._shards.values():
+            for mapped in shard.maps:
+                if mapped is not None:
+                    mapped.madvise(mmap.MADV_DONTNEED)
 
-    def discard(self) -> None:
-        """Removes what was not committed."""
-        for file in self._files:
-            with contextlib.suppress(OSError):
-                file.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+
+def _verify(folder: Path, paths: Sequence[Path], sha256: Sequence[str]) -> None:
+    """Compares the hashes, unless that was done within a week and no file changed since.
+
+    Any write, cut or restored time stamp moves a file's ctime. So a start costs a few ``stat``
+    calls; hashing a large store at each start would take longer than training on it.
+
+    Raises:
+      StorageError: a file is not what was written.
+    """
+    stamp = [
+        [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        for status in (path.stat() for path in paths)
+    ]
+    try:
+        seen = json.loads((folder / VERIFIED).read_text("utf-8"))
+        fresh = 0 <= time.time() - seen["time"] < TRUST_SECONDS
+        if fresh and seen["stamp"] == stamp and seen["sha256"] == list(sha256):
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    for path, expected in zip(paths, sha256, strict=True):
+        if storage.file_sha256(path) != expected:
+            raise StorageError("its SHA-256 does not fit", where=path)
+    fields = {"time": time.time(), "stamp": stamp, "sha256": list(sha256)}
+    with contextlib.suppress(OSError):
+        temporary = storage.sibling(folder / VERIFIED)
+        temporary.write_text(json.dumps(fields), "utf-8")
+        temporary.replace(folder / VERIFIED)
 
 
 def prefix_digest(ingredients: Mapping[str, Any], arrays: Iterable[np.ndarray]) -> str:
@@ -228,55 +262,11 @@ def prefix_digest(ingredients: Mapping[str, Any], arrays: Iterable[np.ndarray]) 
       arrays: the prefix' variables, in order.
     """
     state = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode())
-    state.update(str(FORMAT).encode())
+    state.update(f"{FORMAT}/{rowcodec.VERSION}".encode())
     for array in arrays:
         state.update(repr((array.dtype.name, array.shape)).encode())
         state.update(np.ascontiguousarray(array).tobytes())
     return state.hexdigest()
-
-
-@dataclass(frozen=True)
-class StoredPrefix:
-    """What ``tltf cache --list`` shows of one prefix."""
-
-    folder: Path
-    rows: int
-    size_bytes: int
-    used: float
-    about: str
-
-
-def stored_prefixes(folder: Path) -> list[StoredPrefix]:
-    """Every prefix below the cache folder, the longest unused first."""
-    found = []
-    for item in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not (item / "prefix.json").is_file():
-            continue
-        about = storage.read_json(item / "prefix.json").get("about", "")
-        shards = list(item.glob("shard-*/shard.json"))
-        rows = sum(len(storage.read_json(shard)["keys"]) for shard in shards)
-        size = sum(f.stat().st_size for f in item.rglob("*") if f.is_file())
-        used = (item / USED).stat().st_mtime if (item / USED).exists() else 0.0
-        found.append(StoredPrefix(item, rows, size, used, about))
-    return sorted(found, key=lambda prefix: prefix.used)
-
-
-def evict(folder: Path, *, cap_bytes: int, keep: Path | None = None) -> list[Path]:
-    """Removes the longest unused prefixes until at most ``cap_bytes`` are left.
-
-    Args:
-      keep: a prefix that stays, whatever its size.
-    """
-    prefixes = stored_prefixes(folder)
-    total, removed = sum(prefix.size_bytes for prefix in prefixes), []
-    for prefix in prefixes:
-        if total <= cap_bytes:
-            break
-        if prefix.folder != keep:
-            shutil.rmtree(prefix.folder, ignore_errors=True)
-            total -= prefix.size_bytes
-            removed.append(prefix.folder)
-    return removed
 
 
 def free_bytes(folder: Path) -> int:

@@ -23,12 +23,16 @@ from tltf.training.states import State
 
 @dataclass(frozen=True)
 class FitResult:
-    """What the phases did: one history row per epoch, and each phase's movement check."""
+    """What the phases did: one history row per epoch, and each phase's movement check.
+
+    ``stored`` answers for further examples from stored features, if there are any.
+    """
 
     history: list[dict[str, Any]]
     movements: dict[str, movement.Movement]
     resumed_from: dict[str, Any] | None = None
     steps_done: int = 0
+    stored: PhaseCache | None = None
 
 
 def fit_phases(
@@ -44,6 +48,7 @@ def fit_phases(
     early_stop: int | None = None,
     restore_best: bool = True,
     jit_compile: bool = False,
+    head_solver: str = "gradient",
     callbacks: Iterable[keras.callbacks.Callback] = (),
     cache: Cache | None = None,
     folder: str | Path | None = None,
@@ -64,6 +69,8 @@ def fit_phases(
       metrics: makes the metrics anew for each phase; None for the task's own.
       early_stop: epochs without a better ``val_loss`` before a phase ends; None: never.
       restore_best: leave each phase with the weights of its best epoch, not of its last.
+      head_solver: ``gradient``, or ``lbfgs``: a phase that trains only a linear head takes it
+        to its optimum in one epoch (:mod:`tltf.training.convex`).
       callbacks: further Keras callbacks; they see each phase as one ``fit`` of ``model``, and
         the numbers, texts and arrays they hold as attributes are part of the saved state.
       cache: keep what is frozen in a FeatureStore (``Batches`` only); None computes it anew.
@@ -88,7 +95,7 @@ def fit_phases(
       ]
       tltf.fit_phases(model, plan, train, validation=val)
     """
-    objective = Objective(task, loss, metrics, label_smoothing, jit_compile)
+    objective = Objective(task, loss, metrics, label_smoothing, jit_compile, head_solver)
     data = loop.DatasetEpochs(train) if isinstance(train, tf.data.Dataset) else train
     images = validation.eval_dataset() if isinstance(validation, Batches) else validation
     folder = Path(folder) if folder is not None else None
@@ -110,7 +117,7 @@ def fit_phases(
             run = PhaseRun(session, index, phase, objective, best, stored)
             movements[phase.name] = run(data, images, here, list(callbacks))
     begun = _resumed_from(plan, state) if state is not None else None
-    return FitResult(session.history, movements, begun, session.steps_done)
+    return FitResult(session.history, movements, begun, session.steps_done, stored)
 
 
 def _phase_cache(

@@ -14,11 +14,12 @@ import tensorflow as tf
 from absl import logging
 
 from tltf import storage
-from tltf.errors import InterruptedRun, TltfError
+from tltf.errors import ArgumentError, InterruptedRun, TltfError
 from tltf.interval import SaveInterval
 from tltf.spec import Phase
 from tltf.training import (
     callbackstate,
+    convex,
     freezing,
     loop,
     movement,
@@ -29,6 +30,7 @@ from tltf.training import (
 )
 from tltf.training.caching import PhaseCache
 from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard, finite
+from tltf.training.features import FeatureEpochs
 from tltf.training.freezing import Trainability
 from tltf.training.interrupts import StopRequest
 from tltf.training.optimizers import learning_rates
@@ -45,6 +47,7 @@ class Objective:
     metrics: Callable[[], list[keras.metrics.Metric]] | None
     label_smoothing: float
     jit_compile: bool
+    head_solver: str = "gradient"
 
     def compile_arguments(self) -> dict[str, Any]:
         """Fresh loss and metrics, as :func:`tltf.training.phases.compile_phase` takes them."""
@@ -155,10 +158,17 @@ class PhaseRun:
         self._compile(trainability, data.steps_per_epoch, for_callbacks=bool(callbacks))
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
-        first = self._resume(state, data)
-        self._train(data, validation, first, trainability, state)
+        convex_head = self.objective.head_solver == "lbfgs" and not trainability.blocks
+        if convex_head and self.phase.epochs:
+            if state is not None and state.position.epoch:
+                self.before = state.callbacks["before"]
+            else:
+                self._solve(data, validation, trainability)
+        else:
+            first = self._resume(state, data)
+            self._train(data, validation, first, trainability, state)
         outcome = self._check(data, trainability)
-        if self.best_epoch.restore:
+        if self.best_epoch.restore and not convex_head:
             self.best.restore()
         self._save(Position(self.index + 1))
         return outcome
@@ -225,6 +235,43 @@ class PhaseRun:
             if isinstance(error, InterruptedRun):
                 error.next_action = "run the same command again to go on from there"
             raise
+
+    def _solve(
+        self,
+        data: loop.EpochData,
+        validation: tf.data.Dataset | None,
+        trainability: Trainability,
+    ) -> None:
+        """The head at its optimum, as one epoch; every stored view counts as an example."""
+        if validation is None:
+            raise ArgumentError(
+                "no validation to choose the regularisation by",
+                where="--head_solver=lbfgs",
+                next_action="pass validation, or use --head_solver=gradient",
+            )
+        model, part = self.session.model, self.part
+        own = [TrainabilityGuard(trainability), FrozenCheck(), *self.callbacks, _Recorder(self)]
+        told = keras.callbacks.CallbackList(own, model=part, epochs=1)
+        for callback in self.callbacks:
+            callback.set_model(model)
+        model.stop_training = part.stop_training = False
+        told.on_train_begin()
+        told.on_epoch_begin(0)
+        layer = convex.linear_layer(model)
+        features = convex.features_of(part)
+        views = data.views if isinstance(data, FeatureEpochs) else 1
+        train = convex.collected(data.train_dataset(0, epochs=views), features)
+        found = convex.solve(
+            train, convex.collected(validation, features), task=self.objective.task
+        )
+        layer.kernel.assign(found.kernel)
+        layer.bias.assign(found.bias)
+        logs = part.evaluate(data.train_dataset(0), verbose=0, return_dict=True)
+        results = part.evaluate(validation, verbose=0, return_dict=True)
+        logs |= {f"val_{key}": value for key, value in results.items()}
+        logging.info("phase %s: L-BFGS, C=%g", self.phase.name, found.strength)
+        told.on_epoch_end(0, logs | {"strength": found.strength})
+        told.on_train_end(logs)
 
     def _check(self, data: loop.EpochData, trainability: Trainability) -> movement.Movement:
         if not self.phase.epochs:
