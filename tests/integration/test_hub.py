@@ -71,6 +71,7 @@ def test_it_trains_and_no_second_keras_is_imported(trained: tuple[Path, Path, Do
     assert place.is_dir()
 
 
+@pytest.mark.slow
 def test_it_evaluates_and_predicts(
     trained: tuple[Path, Path, Done], photos: Path, tmp_path: Path
 ) -> None:

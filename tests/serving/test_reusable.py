@@ -71,6 +71,7 @@ def test_weights_are_stored_once(exported: tuple[tltf.Backbone, Path]) -> None:
     assert shapes.count(list(base.get_layer("low_1_conv").kernel.shape)) == 1
 
 
+@pytest.mark.slow
 def test_flags_are_put_back(tmp_path: Path) -> None:
     model = tiny.classifier()
     set_trainable(model, "last:1")
@@ -91,6 +92,7 @@ def test_only_images(tmp_path: Path) -> None:
 GOLDEN = Path(__file__).parents[1] / "backbones" / "golden_encoders" / "bert"
 
 
+@pytest.mark.slow
 def test_an_encoder_of_texts(tmp_path: Path) -> None:
     base = tltf.backbone(f"bert:{GOLDEN}")
     folder = export_reusable(base, to=tmp_path / "module")

@@ -107,8 +107,15 @@ def test_one_of_several_outputs(tmp_path: Path) -> None:
     [
         ("none", "frozen", set()),
         ("last:1", "frozen", {"conv_2/kernel", "conv_2/bias"}),
-        ("blocks:conv_1", "frozen", {"conv_1/kernel", "conv_1/bias"}),
-        ("all", "frozen", {"conv_1/kernel", "conv_1/bias", "conv_2/kernel", "conv_2/bias"}),
+        pytest.param(
+            "blocks:conv_1", "frozen", {"conv_1/kernel", "conv_1/bias"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "all",
+            "frozen",
+            {"conv_1/kernel", "conv_1/bias", "conv_2/kernel", "conv_2/bias"},
+            marks=pytest.mark.slow,
+        ),
         ("all", "adapt", None),
     ],
 )
@@ -186,6 +193,7 @@ def test_a_run_folder_names_its_module(modules: dict[str, Path], tmp_path: Path)
         saved.load_model(tmp_path / "weights")
 
 
+@pytest.mark.slow
 def test_export_tracks_the_module_and_stores_weights_once(
     modules: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -277,7 +277,8 @@ def test_tf_hub_itself_downloads_in_a_process_of_its_own(tmp_path: Path) -> None
     assert not {"tensorflow_hub", "tf_keras"} & set(sys.modules)
 
 
-def test_resolving_imports_no_tensorflow(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_resolving_imports_no_second_keras(tmp_path: Path) -> None:
     own = folder_of(tmp_path / "own")
     code = (
         "import sys; from tltf.backbones.hub import handles; handles.resolve(sys.argv[1]);"

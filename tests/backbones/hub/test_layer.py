@@ -20,6 +20,8 @@ from tltf.errors import ArgumentError, DataError, InputMissingError, SecurityErr
 
 N = 8
 TRAINABLE = ("keras2", "vision", "encoder", "sentence")
+# one format in every run, the others in `make test-all`
+EACH = ("keras2", *(pytest.param(name, marks=pytest.mark.slow) for name in TRAINABLE[1:]))
 
 
 def data(name: str) -> Any:
@@ -126,7 +128,7 @@ def test_the_summary_counts_it(
     assert len(layer.variables) == len(layer.names)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", EACH)
 def test_every_round_trip_is_exact(modules: dict[str, Path], name: str, tmp_path: Path) -> None:
     own = shutil.copytree(modules[name], tmp_path / "module")
     layer = made({name: own}, name, trainable=True)
@@ -161,7 +163,7 @@ def test_every_round_trip_is_exact(modules: dict[str, Path], name: str, tmp_path
     )
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", [pytest.param("keras2", marks=pytest.mark.slow), "sentence"])
 def test_keras_export(modules: dict[str, Path], name: str, tmp_path: Path) -> None:
     model = model_of(made(modules, name, trainable=True), name)
     step(model, name)
@@ -237,7 +239,9 @@ def test_penalties_count_once_and_while_they_train(modules: dict[str, Path]) -> 
     assert model.losses == []
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_mixed_precision(modules: dict[str, Path], policy: str) -> None:
     keras.config.set_dtype_policy(policy)
     try:

@@ -54,6 +54,7 @@ def test_second_texts_have_the_second_type(modules: dict[str, Path]) -> None:
     assert given["input_type_ids"].numpy().tolist() == [[0, 0, 0, 0, 1, 1]]
 
 
+@pytest.mark.slow
 def test_a_fixed_length_is_filled_up(tmp_path: Path) -> None:
     free = tltf.backbone(f"hub:{hub_modules.encoder(tmp_path / 'a' / 'free')}")
     base = tltf.backbone(f"hub:{hub_modules.encoder(tmp_path / 'b' / 'fixed', length=12)}")
