@@ -81,6 +81,8 @@ def test_the_grpc_client_is_answered(
     """Over a real gRPC server in this process, run as its first lines say."""
     (tmp_path / "grpc_client.py").write_bytes(files["grpc_client.py"])
     (tmp_path / "photo.png").write_bytes(served.intake.invented(1)[0])
+    # Traced before the clock of the client runs.
+    served.functions["serving_default"](tf.constant(served.intake.invented(1)))
     server = grpc.server(futures.ThreadPoolExecutor(1))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(served), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -56,7 +56,7 @@ def request_of(rows):
     return request
 
 
-def ask(address, rows, seconds=10.0):
+def ask(address, rows, seconds=60.0):
     """The outputs by name, as arrays."""
     with grpc.insecure_channel(address) as channel:
         service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
