@@ -123,3 +123,18 @@ def test_initial_weights_follow_from_the_seed_and_nothing_else_does() -> None:
     random.seed(5)
     weights(3)
     assert random.random() == expected
+
+
+def test_a_compiled_model_is_saved_and_read(tmp_path: Path) -> None:
+    """How it was compiled is left behind: a metric in the file is no reason to refuse it."""
+    from tltf.models.saved import load_model, save_model
+
+    model = tiny.classifier()
+    model.compile(
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    save_model(tmp_path, model)
+    again = load_model(tmp_path)
+    for ours, theirs in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -7,6 +7,7 @@ their parts of Keras and of tltf, and nothing that holds code (Lambda, wrapped S
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def read(path: Path) -> str:
       InputMissingError, StorageError: no such file, or no JSON.
       SecurityError: it names a module from elsewhere, or a part that holds code.
     """
-    value = storage.read_json(path)
+    value = _without_compilation(storage.read_json(path))
     for where, named in _named(value):
         module, kind = named.get("module"), named.get("class_name")
         foreign = module not in (None, "keras") and not _known(module)
@@ -41,7 +42,15 @@ def read(path: Path) -> str:
                 where=f"{path.name}: {where or 'top'}",
                 next_action="use a run of your own, or of someone whom you trust with your account",
             )
-    return path.read_text("utf-8")
+    return json.dumps(value)
+
+
+def _without_compilation(value: Any) -> Any:
+    """The architecture without how it was last compiled: losses and metrics are nobody's need."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if key != "compile_config"}
+        return {key: _without_compilation(item) for key, item in kept.items()}
+    return [_without_compilation(item) for item in value] if isinstance(value, list) else value
 
 
 def _known(module: object) -> bool:
