@@ -17,14 +17,17 @@ only between them. The best epoch is kept, not the last. Without --data: tfds:ca
 
 from __future__ import annotations
 
+from typing import Any
+
 from experiments.binary import main, recipe
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 
+CONSTANT: dict[str, Any] = {"schedule": "constant", "warmup": 0.0}
 DEFAULT = TransferSpec(
     data=DataSpec(source="tfds:cats_vs_dogs"),
     backbone=BackboneSpec(name="VGG16", image_size=224),
     head=HeadSpec(pooling="avg", hidden=(512,), activation="relu", dropout=0.5),
-    phases=(Phase("head", 10, 1e-3, unfreeze="none", schedule="constant", warmup=0.0),),
+    phases=(Phase("head", 10, 1e-3, unfreeze="none", optimizer="adam", **CONSTANT),),
     augment="none",
     batch_size=32,
     early_stop=10,  # as many as there are epochs: never

@@ -20,6 +20,7 @@ Grey images are decoded as three equal channels, so the first layer has 3 x 784 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -27,11 +28,12 @@ from experiments import against_scratch
 from experiments.binary import main, program
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 
+CONSTANT: dict[str, Any] = {"schedule": "constant", "warmup": 0.0}
 SOURCE = TransferSpec(
     data=DataSpec(source="tfds:mnist"),
     backbone=BackboneSpec(name="mlp:units=512", weights="none", image_size=28),
     head=HeadSpec(hidden=(), dropout=0.0),
-    phases=(Phase("scratch", 10, 1e-3, unfreeze="all", schedule="constant", warmup=0.0),),
+    phases=(Phase("scratch", 10, 1e-3, unfreeze="all", optimizer="adam", **CONSTANT),),
     augment="none",
     batch_size=128,
     early_stop=15,  # as many as any of the runs has epochs: never
@@ -40,8 +42,8 @@ DEFAULT = dataclasses.replace(
     SOURCE,
     data=DataSpec(source="tfds:fashion_mnist"),
     phases=(
-        Phase("head", 5, 1e-3, unfreeze="none", schedule="constant", warmup=0.0),
-        Phase("tune", 10, 1e-3, unfreeze="all", schedule="constant", warmup=0.0),
+        Phase("head", 5, 1e-3, unfreeze="none", optimizer="adam", **CONSTANT),
+        Phase("tune", 10, 1e-3, unfreeze="all", optimizer="adam", **CONSTANT),
     ),
 )
 

@@ -17,6 +17,7 @@ The source names neither epochs nor batch; 10 and 32 are ours, 1e-3 is Adam's ow
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -25,11 +26,12 @@ from tltf.cli import run_flags
 from tltf.errors import ArgumentError
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 
+CONSTANT: dict[str, Any] = {"schedule": "constant", "warmup": 0.0}
 DEFAULT = TransferSpec(
     data=DataSpec(source="-"),  # must be given
     backbone=BackboneSpec(name="ResNet50", image_size=224),
     head=HeadSpec(pooling="avg", hidden=(1024,), activation="relu", dropout=0.0),
-    phases=(Phase("head", 10, 1e-3, unfreeze="none", schedule="constant", warmup=0.0),),
+    phases=(Phase("head", 10, 1e-3, unfreeze="none", optimizer="adam", **CONSTANT),),
     augment="none",
     batch_size=32,
     early_stop=10,  # as many as there are epochs: never

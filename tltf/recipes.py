@@ -20,6 +20,8 @@ HEAD_STEPS, TUNE_STEPS = 200, 200
 HEAD_EPOCHS, TUNE_EPOCHS = (3, 20), (3, 15)
 TUNED_SHARE = 0.4
 VIEWS = 4
+MAX_TOKENS = 256
+TEXT_DECAY, TEXT_CLIPNORM = 0.01, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class Facts:
       input_size: the side in pixels that the backbone was built for.
       n_blocks: its named blocks with weights.
       pretrained: whether it starts from learned weights.
+      tokens: lengths of texts in the training split: (99th percentile, longest, the most that the
+        backbone reads); None for images.
     """
 
     n_train: int
@@ -39,6 +43,7 @@ class Facts:
     input_size: int
     n_blocks: int
     pretrained: bool
+    tokens: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,18 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
       print(*plan.choices, sep="\\n")
     """
     decide = _Decisions()
-    size = decide("image_size", *_image_size(spec, facts))
+    size, length = spec.backbone.image_size, spec.backbone.max_length
+    if facts.tokens is None:
+        size = decide("image_size", *_image_size(spec, facts))
+    else:
+        length = decide("max_length", *_max_length(spec, facts.tokens))
     batch = decide("batch_size", *_batch_size(spec, facts))
     augment = decide("augment", *_augment(spec, facts))
     steps = math.ceil(facts.n_train / batch)
     phases = tuple(_phase(phase, facts, steps, decide) for phase in spec.phases)
     resolved = dataclasses.replace(
         spec,
-        backbone=dataclasses.replace(spec.backbone, image_size=size),
+        backbone=dataclasses.replace(spec.backbone, image_size=size, max_length=length),
         batch_size=batch,
         augment=augment,
         phases=phases,
@@ -114,13 +123,22 @@ def _image_size(spec: TransferSpec, facts: Facts) -> tuple[int, int | None, str]
     return facts.input_size, given, why
 
 
+def _max_length(spec: TransferSpec, tokens: tuple[int, int, int]) -> tuple[int, int | None, str]:
+    common, longest, most = tokens
+    length = min(most, MAX_TOKENS, -(-longest // 8) * 8)
+    why = f"99 % of the texts have at most {common} tokens, the longest {longest}"
+    return length, spec.backbone.max_length, why
+
+
 def _batch_size(spec: TransferSpec, facts: Facts) -> tuple[int, int | None, str]:
     size = 32 if facts.n_train >= 128 else 16 if facts.n_train >= 48 else 8
-    why = f"{facts.n_train} training images give {math.ceil(facts.n_train / size)} steps an epoch"
+    why = f"{facts.n_train} training examples give {math.ceil(facts.n_train / size)} steps an epoch"
     return size, spec.batch_size, why
 
 
 def _augment(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
+    if facts.tokens is not None:
+        return "none", spec.augment, "texts are taken as they are"
     if facts.median_side < SMALL_SIDE:
         why = f"images of {facts.median_side} px are often characters, which flips would change"
         return "none", spec.augment, why
@@ -151,6 +169,7 @@ def _early_stop(spec: TransferSpec, phases: tuple[Phase, ...]) -> tuple[int, int
 def _phase(phase: Phase, facts: Facts, steps: int, decide: _Decisions) -> Phase:
     """Rules for one phase: a phase that trains only the head, or one that tunes."""
     name = phase.name
+    phase = _with_optimizer(phase, facts, decide)
     phase = dataclasses.replace(
         phase, unfreeze=decide(f"{name}.unfreeze", *_unfreeze(phase, facts))
     )
@@ -162,6 +181,21 @@ def _phase(phase: Phase, facts: Facts, steps: int, decide: _Decisions) -> Phase:
         phase,
         epochs=decide(f"{name}.epochs", epochs, phase.epochs, why),
         learning_rate=decide(f"{name}.learning_rate", *_learning_rate(phase, facts, head)),
+    )
+
+
+def _with_optimizer(phase: Phase, facts: Facts, decide: _Decisions) -> Phase:
+    """Adam for images; for texts AdamW as BERT is tuned: decay, and clipped gradients."""
+    if phase.optimizer is not None:
+        return phase
+    if facts.tokens is None:
+        return dataclasses.replace(phase, optimizer="adam")
+    why = "transformers are tuned so: decoupled decay, gradients clipped"
+    return dataclasses.replace(
+        phase,
+        optimizer=decide(f"{phase.name}.optimizer", "adamw", None, why),
+        weight_decay=phase.weight_decay or TEXT_DECAY,
+        clipnorm=phase.clipnorm if phase.clipnorm is not None else TEXT_CLIPNORM,
     )
 
 

@@ -24,7 +24,7 @@ TASKS = ("auto", "single_label", "multi_label", "regression")
 MIXES = ("none", "mixup", "cutmix")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
-POOLINGS = ("avg", "max", "flatten")
+POOLINGS = ("avg", "max", "flatten", "cls", "pooled")
 BATCH_NORMS = ("frozen", "adapt")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 JITS = ("auto", "on", "off")
@@ -38,8 +38,9 @@ CACHE_DTYPES = ("float16", "bfloat16", "float32", "uint8")
 class DataSpec:
     """Where the examples come from and how they are split.
 
-    ``source`` is an image folder, a CSV/TSV/JSON-lines manifest, ``tfds:<name>`` or ``digits``.
-    Fractions are of the whole, in [0, 1).
+    ``source`` is a folder of images or texts, a CSV/TSV/JSON-lines manifest, a file of lines that
+    begin with their label, ``tfds:<name>`` or ``digits``. Fractions are of the whole, in [0, 1).
+    ``encoding`` is of texts and tables: ``auto`` or a name such as ``latin-1``.
     """
 
     source: str
@@ -47,6 +48,7 @@ class DataSpec:
     val_fraction: float = 0.15
     test_fraction: float = 0.15
     group_column: str | None = None
+    encoding: str = "auto"
     bad_files: str = "error"
     max_bad_fraction: float = 0.01
     max_image_pixels: int = 64_000_000
@@ -75,22 +77,32 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """Which pretrained network: a name of DESIGN 4.1, its weights, its input side in pixels."""
+    """Which pretrained network: a name of DESIGN 4.1, its weights, its input side in pixels.
+
+    ``max_length`` is of texts, in tokens; what is longer is cut.
+    """
 
     name: str
     weights: str = "imagenet"
     image_size: int | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ArgumentError("no backbone was named", where="--backbone")
         if self.image_size is not None:
             in_range("image_size", self.image_size, 8, 4096)
+        if self.max_length is not None:
+            in_range("max_length", self.max_length, 4, 100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """The new layers: pooling, hidden Dense sizes, dropout before each Dense, L2 on kernels."""
+    """The new layers: pooling, hidden Dense sizes, dropout before each Dense, L2 on kernels.
+
+    ``flatten`` is of images only; ``cls`` and ``pooled`` (BERT's own) are of texts only, whose
+    ``avg`` and ``max`` go over the tokens.
+    """
 
     pooling: str = "avg"
     hidden: tuple[int, ...] = ()
@@ -117,7 +129,7 @@ class Phase:
       unfreeze: ``none`` (head only), ``last:N`` blocks from the top, ``all``,
         ``blocks:a,b`` by name, ``regex:...`` on layer names; None lets the recipe decide.
       batch_norm: ``frozen`` keeps BatchNorm statistics, ``adapt`` updates them in unfrozen blocks.
-      optimizer: ``adam``, ``adamw`` or ``sgd`` (with ``momentum``).
+      optimizer: ``adam``, ``adamw`` or ``sgd`` (with ``momentum``); None lets the recipe decide.
       schedule: ``cosine`` or ``linear`` to zero after warm-up, or ``constant``.
       warmup: share of the steps that the rate takes to rise from zero, in [0, 1).
       block_lr_decay: each block below the head learns at this multiple of the one above, (0, 1].
@@ -130,7 +142,7 @@ class Phase:
     learning_rate: float | None = None
     unfreeze: str | None = field(default=None, kw_only=True)
     batch_norm: str = field(default="frozen", kw_only=True)
-    optimizer: str = field(default="adam", kw_only=True)
+    optimizer: str | None = field(default=None, kw_only=True)
     momentum: float = field(default=0.9, kw_only=True)
     schedule: str = field(default="cosine", kw_only=True)
     warmup: float = field(default=0.1, kw_only=True)
@@ -147,7 +159,8 @@ class Phase:
         if self.unfreeze is not None:
             check_unfreeze(self.unfreeze)
         one_of("batch_norm", self.batch_norm, BATCH_NORMS)
-        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        if self.optimizer is not None:
+            one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("schedule", self.schedule, SCHEDULES)
         in_range("momentum", self.momentum, 0.0, 1.0, where, high_open=True)
         in_range("warmup", self.warmup, 0.0, 1.0, where, high_open=True)
@@ -157,7 +170,7 @@ class Phase:
             in_range("clipnorm", self.clipnorm, 0.0, math.inf, where, low_open=True)
         if self.weight_decay and self.optimizer != "adamw":
             raise ArgumentError(
-                f"weight_decay={self.weight_decay:g} with optimizer={self.optimizer!r}",
+                f"weight_decay={self.weight_decay:g} with optimizer={self.optimizer or 'adam'!r}",
                 where=where,
                 next_action="use optimizer='adamw', or set weight_decay to 0",
             )

@@ -13,8 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from tltf import sealed, storage
+from tltf.backbones.tokens import tokens_layer
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
+from tltf.data.textbatches import TextBatches
+from tltf.data.wordpiece import WordPiece
 from tltf.errors import DataError, InputMissingError, StorageError, named_list, nearest
 from tltf.evaluation.familiarity import Familiarity, from_tensors
 from tltf.evaluation.rejection import DecisionRule
@@ -25,6 +28,7 @@ from tltf.serving.decision import Decision
 from tltf.serving.intake import ImageIntake, Intake
 from tltf.serving.predicting import Opened, as_arrays, open_servable
 from tltf.serving.signatures import Signatures, signatures
+from tltf.serving.textintake import TextIntake
 from tltf.transfer import anchors as anchors  # these two register layers of saved models
 from tltf.transfer import domain_norm as domain_norm
 
@@ -35,7 +39,10 @@ FAMILIARITY = "familiarity.safetensors"
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """The model, its task and classes, its input side, and what was fitted on validation: the rule
-    and the limit of what is familiar (None where features do not vary)."""
+    and the limit of what is familiar (None where features do not vary).
+
+    ``max_length`` is that of texts in tokens; 0 for images.
+    """
 
     model: keras.Model
     task: str
@@ -43,6 +50,13 @@ class Trained:
     image_size: int
     rule: DecisionRule = dataclasses.field(default_factory=DecisionRule)
     familiarity: Familiarity | None = None
+    max_length: int = 0
+
+    @property
+    def tokenizer(self) -> WordPiece | None:
+        """That of a text model; None for images."""
+        layer = tokens_layer(self.model)
+        return layer.tokenizer if layer is not None else None
 
     @property
     def decision(self) -> Decision:
@@ -61,6 +75,7 @@ class Trained:
             "task": self.task,
             "classes": list(self.classes),
             "image_size": self.image_size,
+            "max_length": self.max_length,
             "rule": dataclasses.asdict(self.rule),
             "familiarity": self.familiarity is not None,
         }
@@ -76,6 +91,16 @@ class Trained:
         Raises:
           DataError: a label that the model does not know.
         """
+        tokenizer = self.tokenizer
+        if tokenizer is not None:
+            return TextBatches(
+                records,
+                tokenizer=tokenizer,
+                max_length=self.max_length,
+                classes=self.classes,
+                task=self.task,
+                batch_size=batch_size,
+            )
         return Batches(
             records,
             classes=self.classes,
@@ -95,6 +120,9 @@ class Trained:
     @property
     def intake(self) -> Intake:
         """How a servable of this model reads requests."""
+        tokenizer = self.tokenizer
+        if tokenizer is not None:
+            return TextIntake(tokenizer=tokenizer, max_length=self.max_length)
         return ImageIntake(image_size=self.image_size)
 
     def signatures(self) -> Signatures:
@@ -123,6 +151,7 @@ def load(folder: Path) -> Trained:
             task=fields["task"],
             classes=tuple(fields["classes"]),
             image_size=int(fields["image_size"]),
+            max_length=int(fields.get("max_length", 0)),
             rule=DecisionRule(**fields["rule"]),
             familiarity=_familiarity(folder) if fields.get("familiarity") else None,
         )
@@ -167,6 +196,8 @@ def check_classes(known: Sequence[str], found: Sequence[str], *, where: object) 
 
 
 def _outputs(model: keras.Model, data: Batches) -> np.ndarray:
-    step = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
+    step = tf.function(
+        lambda x: tf.cast(model(x, training=False), tf.float32), reduce_retracing=True
+    )
     with data.naming_unreadable():
         return np.concatenate([step(x).numpy() for x, _, _ in data.eval_dataset()])

@@ -74,7 +74,7 @@ def backbone(
 
 def _text(choice: Choice, weights: str, input_size: int | None, pooling: str) -> Backbone:
     """A backbone for texts."""
-    from tltf.backbones import huggingface
+    from tltf.backbones import huggingface, vectors
 
     if weights not in ("imagenet", "none") or input_size is not None:
         what = f"input_size={input_size}" if weights in ("imagenet", "none") else f"{weights=}"
@@ -87,6 +87,8 @@ def _text(choice: Choice, weights: str, input_size: int | None, pooling: str) ->
         return huggingface.minilm(weights=weights, pooling=pooling)
     if choice.kind == "hf":
         return huggingface.hub(choice.path, weights=weights, pooling=pooling)
+    if choice.kind == "vectors":
+        return vectors.load(Path(choice.path).expanduser(), weights=weights, pooling=pooling)
     folder = Path(choice.path).expanduser()
     return huggingface.load(folder, weights=weights, pooling=pooling)
 

@@ -30,6 +30,7 @@ class Tokens(keras.layers.Layer):
       vocabulary: word pieces in the order of their ids, joined by line breaks.
       lowercase: whether the tokenizer lowers case and strips accents.
       max_length: the most tokens that the network can read.
+      skipped: ids below this are no part of a text's content, 0 for padding only.
 
     Call args:
       ids: int ``[B, L]``.
@@ -38,9 +39,12 @@ class Tokens(keras.layers.Layer):
       float32 ``[B, L]``, 1 where a token is, 0 where padding is.
     """
 
-    def __init__(self, vocabulary: str, lowercase: bool, max_length: int, **kwargs: Any) -> None:
+    def __init__(
+        self, vocabulary: str, lowercase: bool, max_length: int, skipped: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.vocabulary, self.lowercase, self.max_length = vocabulary, lowercase, max_length
+        self.skipped = skipped
 
     @cached_property
     def tokenizer(self) -> WordPiece:
@@ -50,7 +54,8 @@ class Tokens(keras.layers.Layer):
     def call(self, ids: Any) -> Any:
         """See the class."""
         pad = self.vocabulary.split("\n").index("[PAD]")
-        return ops.cast(ops.not_equal(ids, pad), "float32")
+        content = ops.logical_and(ops.not_equal(ids, pad), ids >= self.skipped)
+        return ops.cast(content, "float32")
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -59,6 +64,7 @@ class Tokens(keras.layers.Layer):
             "vocabulary": self.vocabulary,
             "lowercase": self.lowercase,
             "max_length": self.max_length,
+            "skipped": self.skipped,
         }
 
 

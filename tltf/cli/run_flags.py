@@ -13,6 +13,7 @@ from tltf import rundir, storage
 from tltf.backbones import catalog
 from tltf.cli import spec_flags
 from tltf.cli.quiet import import_tensorflow
+from tltf.data.textfiles import check_encoding
 from tltf.errors import ArgumentError, InputMissingError, printable
 from tltf.evaluation.gate import Gate, parse_gate
 from tltf.interval import save_interval
@@ -159,5 +160,6 @@ def check_early(spec: TransferSpec, values: flags.FlagValues, *, flag: str = "da
     if spec.backbone.weights == "imagenet":
         catalog.check_published(choice)
     check_source(spec.data.source, flag=flag)
+    check_encoding(spec.data.encoding)
     if values["workdir"].value:
         rundir.check_output(Path(values["workdir"].value))

@@ -19,10 +19,14 @@ from tltf.spec import Phase, TransferSpec
 DATA = {
     "data": "source", "task": "task", "val_fraction": "val_fraction",
     "test_fraction": "test_fraction", "group_column": "group_column", "bad_files": "bad_files",
+    "encoding": "encoding",
     "max_bad_fraction": "max_bad_fraction", "max_image_pixels": "max_image_pixels",
     "fail_on_leak": "fail_on_leak",
 }  # fmt: skip
-BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}
+BACKBONE = {
+    "backbone": "name", "weights": "weights", "image_size": "image_size",
+    "max_length": "max_length",
+}  # fmt: skip
 HEAD = {
     "pooling": "pooling", "hidden": "hidden", "activation": "activation", "dropout": "dropout",
     "l2": "l2",
@@ -41,6 +45,14 @@ AUGMENT = (
     " flip,rotation=10,shear=0.2,zoom=0.2. Rotation is in degrees, shear a share of the height"
     " (a slope, no angle), zoom, brightness and contrast shares of 1; fill names the border."
 )
+SOURCES = (
+    "Folder of images or .txt files, CSV/TSV/JSON-lines table, lines that begin with their label,"
+    " tfds:NAME or digits."
+)
+BACKBONES = (
+    "One of keras.applications, small_cnn, mlp, or file:RUN; for texts minilm, bert:FOLDER,"
+    " hf:NAME or vectors:FILE."
+)
 OF_PHASE = {"epochs": "epochs", "lr": "learning_rate"}
 
 
@@ -48,19 +60,21 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     """Defines every flag of a run; one left out keeps what ``default`` says."""
     add = _Definer(values)
     data, backbone, head = default.data, default.backbone, default.head
-    add.text("data", data.source, "Image folder, CSV/TSV/JSON-lines table, tfds:NAME or digits.")
+    add.text("data", data.source, SOURCES)
     add.choice("task", data.task, names.TASKS, "What a label is.")
     add.number("val_fraction", data.val_fraction, "Share carved for validation if none is named.")
     add.number("test_fraction", data.test_fraction, "Share carved for the test if none is named.")
     add.text("group_column", data.group_column, "Column whose equal values stay in one split.")
+    add.text("encoding", data.encoding, "Of texts and tables: auto, or for example latin-1.")
     add.choice("bad_files", data.bad_files, names.BAD_FILES, "What to do about unreadable files.")
     add.number("max_bad_fraction", data.max_bad_fraction, "Most bad files that skip may skip.")
     add.whole("max_image_pixels", data.max_image_pixels, "Larger images are listed as bad.")
     add.flag("fail_on_leak", data.fail_on_leak, "Refuse data with a file in two splits.")
-    add.text("backbone", backbone.name, "One of keras.applications, small_cnn, mlp, or file:RUN.")
+    add.text("backbone", backbone.name, BACKBONES)
     add.text("weights", backbone.weights, "imagenet, none, or the path of a weight file.")
     add.whole("image_size", backbone.image_size, "Input side in pixels; the recipe's if left out.")
-    add.choice("pooling", head.pooling, names.POOLINGS, "From feature map to feature vector.")
+    add.whole("max_length", backbone.max_length, "Tokens of a text; the recipe's if left out.")
+    add.choice("pooling", head.pooling, names.POOLINGS, "From maps or tokens to one vector.")
     add.units("hidden", head.hidden, "Units of hidden layers in the head, for example 512,128.")
     add.text("activation", head.activation, "Activation of the hidden layers.")
     add.number("dropout", head.dropout, "Dropout before each Dense layer of the head.")
@@ -185,7 +199,7 @@ def _check_contradictions(
          "--unfreeze=none leaves nothing for the last phase to tune",
          f"use --{default.phases[-1].name}_epochs=0 to train the head only"),
         (given["momentum"] != default.phases[-1].momentum and given["optimizer"] != "sgd",
-         f"--momentum with --optimizer={given['optimizer']}", "use --optimizer=sgd"),
+         f"--momentum with --optimizer={given['optimizer'] or 'adam'}", "use --optimizer=sgd"),
         (given["class_weight"] != "none" and given["task"] == "regression",
          "--class_weight with --task=regression, which has no classes", "leave it out"),
         (given["max_bad_fraction"] != default.data.max_bad_fraction

@@ -28,7 +28,9 @@ def prepared(
     Raises:
       InputMissingError, DataError, DownloadError: see the steps.
     """
-    manifest = sources.load(spec.source, task=spec.task, group_column=spec.group_column)
+    manifest = sources.load(
+        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
+    )
     examined = scan.examine(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
     manifest = scan.apply_policy(
         examined.manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
@@ -103,7 +105,9 @@ def _named(record: Record, domain: str, split: str | None) -> Record:
 
 def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = None) -> Manifest:
     """The manifest with every file decoded once, not split; for evaluation on other data."""
-    manifest = sources.load(spec.source, task=spec.task, group_column=spec.group_column)
+    manifest = sources.load(
+        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
+    )
     manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
     return scan.apply_policy(
         manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
@@ -128,7 +132,10 @@ def unlabelled(source: str, *, max_image_pixels: int) -> Manifest:
 
 
 def median_side(records: Sequence[Record]) -> int:
-    """Median of the images' shorter sides in pixels, from the headers of up to 200 of them."""
+    """Median of the images' shorter sides in pixels, from the headers of up to 200 of them;
+    0 for texts."""
+    if records and records[0].path is None:
+        return 0
     step = max(1, len(records) // SAMPLED_SIDES)
     sides = []
     for record in records[::step]:

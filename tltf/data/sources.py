@@ -8,18 +8,22 @@ from tltf.data.folders import load_folder
 from tltf.data.manifest import Manifest
 from tltf.data.named_sets import load_digits, load_tfds
 from tltf.data.tables import SUFFIXES, load_table
-from tltf.errors import ArgumentError, DataError, InputMissingError
+from tltf.data.textfiles import holds_texts, load_lines, load_text_folder
+from tltf.errors import ArgumentError, InputMissingError
 
 
-def load(source: str, *, task: str = "auto", group_column: str | None = None) -> Manifest:
+def load(
+    source: str, *, task: str = "auto", group_column: str | None = None, encoding: str = "auto"
+) -> Manifest:
     """Lists the examples of a source; nothing is decoded, and nothing is split.
 
     Args:
       source: a folder with one sub-folder per class, or with ``train``, ``val``, ``test`` that
-        have them; a ``.csv``, ``.tsv`` or ``.jsonl`` table; ``tfds:<name>``; ``digits``
-        (a folder of that name is ``./digits``).
+        have them; a ``.csv``, ``.tsv`` or ``.jsonl`` table; a file of lines that begin with their
+        label; ``tfds:<name>``; ``digits`` (a folder of that name is ``./digits``).
       task: ``auto``, ``single_label``, ``multi_label`` or ``regression``.
       group_column: column of a table whose equal values must stay in one split.
+      encoding: of texts and tables, see :func:`tltf.data.textfiles.read_text`.
 
     Returns:
       The records in a fixed order, with a ``split`` only where the data names one.
@@ -37,14 +41,14 @@ def load(source: str, *, task: str = "auto", group_column: str | None = None) ->
     """
     path = Path(source)
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
-        return load_table(_existing(path), task=task, group_column=group_column)
+        return load_table(_existing(path), task=task, group_column=group_column, encoding=encoding)
     if group_column is not None:
         raise ArgumentError(
             f"group_column={group_column!r} with data={source!r}, which has no columns",
             where="--group_column",
             next_action=f"use a table ({', '.join(SUFFIXES)}) with such a column",
         )
-    manifest = _load_named(source) or _load_path(path)
+    manifest = _load_named(source) or _load_path(path, task, encoding)
     if task not in ("auto", manifest.task):
         raise ArgumentError(
             f"task={task!r} with data={source!r}, which is {manifest.task}",
@@ -60,14 +64,12 @@ def _load_named(source: str) -> Manifest | None:
     return load_tfds(source) if source.startswith("tfds:") else None
 
 
-def _load_path(path: Path) -> Manifest:
+def _load_path(path: Path, task: str, encoding: str) -> Manifest:
     path = _existing(path)
     if not path.is_dir():
-        raise DataError(
-            f"a file, expected a folder or a table ({', '.join(SUFFIXES)})",
-            where=path,
-            next_action="unpack it if it is an archive, or give a folder",
-        )
+        return load_lines(path, task=task, encoding=encoding)
+    if holds_texts(path):
+        return load_text_folder(path, encoding=encoding)
     return load_folder(path)
 
 

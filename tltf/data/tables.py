@@ -6,7 +6,6 @@ All rows are looked at before anything is said, so one run of the command shows 
 
 from __future__ import annotations
 
-import codecs
 import csv
 import dataclasses
 import io
@@ -21,6 +20,7 @@ from typing import Any
 
 from tltf.data.labels import RawLabel, understand
 from tltf.data.manifest import SPLIT_NAMES, BadInputsError, Excluded, Manifest, Record
+from tltf.data.textfiles import read_text
 from tltf.errors import ArgumentError, DataError, named_list, nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -41,15 +41,18 @@ class _Table:
         self.bad.append(Excluded(id=f"{self.name}:{line}", outcome="bad", reason=reason))
 
 
-def load_table(file: Path, *, task: str = "auto", group_column: str | None = None) -> Manifest:
+def load_table(
+    file: Path, *, task: str = "auto", group_column: str | None = None, encoding: str = "auto"
+) -> Manifest:
     """Reads a table.
 
     Args:
-      file: UTF-8, with or without byte order mark. Paths in it are relative to its folder.
+      file: the table. Paths in it are relative to its folder.
       task: as in :func:`tltf.data.sources.load`. ``auto``: labels with ``|`` (``red|round``) or
         JSON lists are multi_label; numbers are a regression if any is fractional or there are
         more than 20 different ones; everything else is single_label.
       group_column: the column to group by, instead of ``group``.
+      encoding: see :func:`tltf.data.textfiles.read_text`.
 
     Returns:
       One record per row, called ``file.csv:12`` by its line; rows whose file is missing are in
@@ -60,7 +63,8 @@ def load_table(file: Path, *, task: str = "auto", group_column: str | None = Non
       DataError: wrong encoding, missing or doubled columns, no rows; classes as in ``understand``.
       ArgumentError: there is no such group column.
     """
-    text = _text(file)
+    decoded = read_text(file, encoding=encoding)
+    text = decoded.text
     if file.suffix.lower() == ".jsonl":
         table = _read_json_lines(text, file.name)
     else:
@@ -91,40 +95,8 @@ def load_table(file: Path, *, task: str = "auto", group_column: str | None = Non
         dataclasses.replace(record, label=label)
         for record, label in zip(records, labels, strict=True)
     ]
-    return _without_missing(labelled, task=task, classes=classes)
-
-
-def _text(file: Path) -> str:
-    data = file.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(
-            "UTF-16 text, expected UTF-8",
-            where=file,
-            next_action="convert it, e.g. with `iconv -f UTF-16 -t UTF-8`",
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        lines = [
-            number for number, line in enumerate(data.split(b"\n"), start=1) if not _is_utf8(line)
-        ]
-        raise BadInputsError(
-            f"not UTF-8 in {len(lines)} lines: {named_list(lines)}",
-            excluded=[
-                Excluded(id=f"{file.name}:{line}", outcome="bad", reason="not UTF-8")
-                for line in lines
-            ],
-            where=file,
-            next_action="convert it, e.g. with `iconv -f LATIN1 -t UTF-8` if it is Latin-1",
-        ) from None
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    manifest = _without_missing(labelled, task=task, classes=classes)
+    return dataclasses.replace(manifest, notes=decoded.notes(file.name))
 
 
 def _read_csv(text: str, name: str, separator: str) -> _Table:

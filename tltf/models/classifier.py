@@ -19,14 +19,20 @@ def classifier(
       head: from the backbone's output to logits, usually :func:`tltf.head`.
 
     Returns:
-      A ``keras.Model``: float images ``[B, H, W, 3]`` in [0, 255] -> float32 logits.
+      A ``keras.Model``: float images ``[B, H, W, 3]`` in [0, 255], or token ids ``[B, L]``, ->
+      float32 logits.
 
     Example::
 
       model = tltf.classifier(tltf.backbone("MobileNetV2"), tltf.head(3))
     """
     backbone = as_backbone(backbone)
-    inputs = keras.Input(backbone.input_shape[1:], name="image", dtype="float32")
+    text = backbone.tokenizer is not None
+    inputs = keras.Input(
+        backbone.input_shape[1:],
+        name="tokens" if text else "image",
+        dtype="int32" if text else "float32",
+    )
     return keras.Model(inputs, head(backbone(inputs)), name=name)
 
 
@@ -38,7 +44,7 @@ def backbone_of(model: keras.Model) -> Backbone | None:
 def feature_model(model: keras.Model) -> keras.Model:
     """The part of a :func:`classifier` up to the pooled features ``[B, D]``, shared variables."""
     backbone, head = backbone_of(model), model.get_layer(heads.HEAD)
-    inputs = keras.Input(model.input_shape[1:], dtype="float32")
+    inputs = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
     return keras.Model(inputs, head.get_layer(heads.POOL)(backbone(inputs)), name="features")
 
 

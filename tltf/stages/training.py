@@ -31,6 +31,13 @@ from tltf.models.classifier import backbone_of, classifier
 from tltf.models.initial import seeded_initializers
 from tltf.rundir import RunDir, existing
 from tltf.spec import TransferSpec
+from tltf.stages.texts import (
+    check_modality,
+    say_truncated,
+    text_backbone,
+    token_lengths,
+    training_batches,
+)
 from tltf.trained import Trained
 from tltf.trained import load as load_trained
 from tltf.training import environment, probing
@@ -82,6 +89,7 @@ def run_training(
         task=manifest.task,
         classes=manifest.classes,
         image_size=plan.spec.backbone.image_size or 0,
+        max_length=plan.spec.backbone.max_length or 0,
     )
     _check_space(model, run)
     fit = _fit(result, plan.spec, manifest, run, interval=interval, say=say, progress=progress)
@@ -157,7 +165,10 @@ def _precision(spec: TransferSpec, manifest: Manifest) -> recipes.Choice:
 
 def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
     """The backbone as it is before training; random weights follow from the seed."""
-    entry = catalog.lookup(spec.backbone.name).entry
+    choice = catalog.lookup(spec.backbone.name)
+    if choice.kind in catalog.TEXT_KINDS:
+        return text_backbone(spec, manifest)
+    entry = choice.entry
     size = spec.backbone.image_size
     if size is None and spec.backbone.weights == "none" and entry is not None:
         size = recipes.scratch_size(
@@ -166,7 +177,9 @@ def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
             minimum=entry.minimum,
         )
     with seeded_initializers(spec.seed):
-        return build_backbone(spec.backbone.name, spec.backbone.weights, size)
+        network = build_backbone(spec.backbone.name, spec.backbone.weights, size)
+    check_modality(network, manifest, name=spec.backbone.name)
+    return network
 
 
 def _resolved(
@@ -177,9 +190,10 @@ def _resolved(
     facts = recipes.Facts(
         n_train=len(train),
         median_side=prepare.median_side(train),
-        input_size=network.input_shape[1],
+        input_size=network.input_shape[1] or 0,
         n_blocks=sum(any(layer.weights for layer in x) for x in network.blocks.values()),
         pretrained=spec.backbone.weights != "none",
+        tokens=token_lengths(network, manifest),
     )
     chosen = [c for c in (precision, jit) if getattr(spec, c.field) == "auto"]
     spec = dataclasses.replace(spec, **{c.field: c.value for c in (precision, jit)})
@@ -203,20 +217,10 @@ def _fit(
     weights = None
     if spec.class_weight != "none":
         weights = class_weights(train, classes=manifest.classes, mode=spec.class_weight)
-    batches = Batches(
-        train,
-        soft_targets=_teacher_targets(spec, manifest, say) if spec.teacher else None,
-        classes=manifest.classes,
-        task=manifest.task,
-        image_size=result.image_size,
-        batch_size=size,
-        seed=spec.seed,
-        augment=spec.augment or "none",
-        mix=spec.mix,
-        class_weights=weights,
-        views=spec.views or 0,
-    )
+    soft = _teacher_targets(spec, manifest, say) if spec.teacher else None
+    batches = training_batches(result, spec, manifest, weights, soft)
     validation = result.batches(manifest.split("val"), batch_size=size)
+    say_truncated(say, batches, validation)
     with batches.naming_unreadable(), validation.naming_unreadable():
         return fit_phases(
             result.model,

@@ -51,7 +51,7 @@ def _optimizer(
 ) -> keras.optimizers.Optimizer:
     if phase.optimizer == "sgd":
         return keras.optimizers.SGD(rate, momentum=phase.momentum, global_clipnorm=phase.clipnorm)
-    if phase.optimizer == "adam":
+    if phase.optimizer in ("adam", None):
         return keras.optimizers.Adam(rate, global_clipnorm=phase.clipnorm)
     optimizer = keras.optimizers.AdamW(
         rate, weight_decay=phase.weight_decay, global_clipnorm=phase.clipnorm

@@ -1,0 +1,201 @@
+"""Batches of token ids, each padded to the longest of its own texts.
+
+Every epoch is shuffled, then texts of like length are put together within windows of many
+batches, then the batches are shuffled: short texts cost little, and the order stays random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tltf.data.batches import Batches, Chooser, derived_seed
+from tltf.data.manifest import Record
+from tltf.data.wordpiece import WordPiece
+from tltf.errors import ArgumentError, DataError, named_list
+
+STEP = 8
+"""Lengths are rounded up to multiples of this: fewer shapes, each traced once."""
+WINDOW = 50
+ENCODED_AT_ONCE = 1024
+
+
+class TextBatches(Batches):
+    """Text records as batches of ``(ids, y, sample_weight)``; see :class:`Batches`.
+
+    ``ids`` are int32 ``[b, L]`` with L the length of the batch's longest text, rounded up.
+
+    Args:
+      records: text records.
+      tokenizer: of the backbone.
+      max_length: tokens of a text, [CLS] and [SEP] included; ``truncated`` counts the longer.
+      classes, task, batch_size, seed, class_weights, soft_targets: as for :class:`Batches`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        tokenizer: WordPiece,
+        max_length: int,
+        classes: Sequence[str],
+        task: str,
+        batch_size: int,
+        seed: int = 0,
+        class_weights: Mapping[str, float] | None = None,
+        soft_targets: np.ndarray | None = None,
+    ) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+        super().__init__(
+            records,
+            classes=classes,
+            task=task,
+            image_size=0,
+            batch_size=batch_size,
+            seed=seed,
+            class_weights=class_weights,
+            views=1,
+            soft_targets=soft_targets,
+        )
+
+    def train_dataset(self, epoch: int, start_step: int = 0, *, epochs: int = 1) -> tf.data.Dataset:
+        """As :meth:`Batches.train_dataset`."""
+        if min(epoch, epochs) < 0 or not 0 <= start_step <= self.steps_per_epoch:
+            raise ArgumentError(
+                f"epoch={epoch}, start_step={start_step}, epochs={epochs}, expected numbers >= 0"
+                f" and start_step in [0, {self.steps_per_epoch}]",
+                where="train_dataset",
+            )
+        choose, per_epoch = self.chooser(epoch, epochs), self.steps_per_epoch
+
+        def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            chosen = choose(step // per_epoch, step % per_epoch)
+            return self.ids(chosen), *self.train_targets(chosen)
+
+        steps = tf.data.Dataset.range(start_step, epochs * per_epoch)
+        return steps.map(batch, 2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def eval_dataset(self) -> tf.data.Dataset:
+        """As :meth:`Batches.eval_dataset`: in the order of the records."""
+
+        def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            first = step * self.batch_size
+            chosen = tf.range(first, tf.minimum(first + self.batch_size, self.n))
+            return self.ids(chosen), self._target(chosen), tf.gather(self._weights, chosen)
+
+        steps = tf.data.Dataset.range(self.steps_per_epoch)
+        return steps.map(batch, 2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def view_dataset(self, view: int) -> tf.data.Dataset:
+        """Texts have one view."""
+        del view
+        return self.eval_dataset()
+
+    def with_records(self, records: Sequence[Record]) -> TextBatches:
+        """The same settings for other records."""
+        return TextBatches(
+            records,
+            tokenizer=self.tokenizer,
+            max_length=self.max_length,
+            classes=self.classes,
+            task=self.task,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            class_weights=self._given_class_weights,
+        )
+
+    def chooser(self, epoch: int, epochs: int) -> Chooser:
+        """As :meth:`Batches.chooser`."""
+        orders = [self._order(e) for e in range(epoch, epoch + epochs)]
+        table, size = (
+            tf.constant(np.array(orders, np.int64).reshape(epochs, self.n)),
+            self.batch_size,
+        )
+        return lambda e, k: table[e, k * size : (k + 1) * size]
+
+    def ids(self, chosen: tf.Tensor) -> tf.Tensor:
+        """int32 ``[b, L]`` of the examples ``chosen``."""
+        rows = tf.gather(self._ids, chosen)
+        most = tf.reduce_max(rows.row_lengths())
+        length = tf.minimum(-(-most // STEP) * STEP, self.max_length)
+        padded = rows.to_tensor(self.tokenizer.pad, shape=tf.stack([-1, length]))
+        return tf.ensure_shape(padded, (None, None))
+
+    def row_shape(self, shape: Sequence[int | None]) -> tuple[int, ...]:
+        """As :meth:`Batches.row_shape`: every text padded to ``max_length``."""
+        return tuple(self.max_length if side is None else int(side) for side in shape)
+
+    @property
+    def input_size(self) -> int:
+        """As :attr:`Batches.input_size`: the most tokens of a text."""
+        return self.max_length
+
+    def batch_length(self, chosen: np.ndarray) -> int:
+        """As :meth:`Batches.batch_length`."""
+        return rounded(int(self.lengths[chosen].max()), self.max_length)
+
+    def for_extraction(self, records: Sequence[Record]) -> list[int]:
+        """Texts of like length together."""
+        return sorted(range(len(records)), key=lambda i: len(records[i].text or ""))
+
+    def _open(self) -> None:
+        without = [record.id for record in self.records if record.text is None]
+        if without:
+            raise DataError(f"records without a text: {named_list(without)}", where="data")
+        encoded = encode(
+            self.tokenizer, [r.text or "" for r in self.records], max_length=self.max_length
+        )
+        self._ids, self.truncated = encoded
+        self.lengths = self._ids.row_lengths().numpy()
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """int64 ``[n]``: the examples of an epoch, one batch behind the other."""
+        seed = [abs(part) for part in derived_seed(self.seed, "order", epoch)]
+        random = np.random.default_rng(seed)
+        shuffled = random.permutation(self.n)
+        window = WINDOW * self.batch_size
+        parts = [shuffled[i : i + window] for i in range(0, self.n, window)]
+        near = np.concatenate([p[np.argsort(self.lengths[p], kind="stable")] for p in parts])
+        # The smaller last batch stays last, as for images.
+        whole = self.n // self.batch_size * self.batch_size
+        batches = near[:whole].reshape(-1, self.batch_size)
+        return np.concatenate([*random.permutation(batches), near[whole:]])
+
+
+def encode(
+    tokenizer: WordPiece, texts: Sequence[str], *, max_length: int
+) -> tuple[tf.RaggedTensor, int]:
+    """Ids of many texts, ragged int32 ``[n, (tokens)]``, and how many texts were cut."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def some(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        found = tokenizer.encode(part, max_length=max_length)
+        return found.ids.flat_values, found.ids.row_lengths(), found.truncated
+
+    values, lengths, truncated = [], [], 0
+    for start in range(0, len(texts), ENCODED_AT_ONCE):
+        part = [t.encode("utf-8", "replace") for t in texts[start : start + ENCODED_AT_ONCE]]
+        flat, rows, cut = some(tf.constant(part))
+        values.append(flat.numpy())
+        lengths.append(rows.numpy())
+        truncated += int(np.sum(cut.numpy()))
+    ids = tf.RaggedTensor.from_row_lengths(
+        tf.constant(np.concatenate(values)), tf.constant(np.concatenate(lengths))
+    )
+    return ids, truncated
+
+
+def rounded(length: int, most: int) -> int:
+    """The next multiple of :data:`STEP`, at most ``most``.
+
+    >>> rounded(17, 512), rounded(511, 500)
+    (24, 500)
+    """
+    return min(most, -(-length // STEP) * STEP)
+
+
+def token_counts(tokenizer: WordPiece, texts: Sequence[str], *, most: int) -> np.ndarray:
+    """int64 ``[n]``: tokens of each text, [CLS] and [SEP] included, ``most`` for longer ones."""
+    return encode(tokenizer, texts, max_length=most)[0].row_lengths().numpy()
