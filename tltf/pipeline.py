@@ -25,6 +25,7 @@ from tltf.spec import TransferSpec
 from tltf.stages.adapting import run_adaptation_report, run_adapting
 from tltf.stages.data import described, run_data
 from tltf.stages.environment import run_environment
+from tltf.stages.explaining import run_explaining
 from tltf.stages.exporting import run_exporting
 from tltf.stages.failures import recorded
 from tltf.stages.reporting import run_reporting
@@ -108,6 +109,7 @@ def transfer(
                 if tensorboard:
                     write_logs(run, report, result.references)
                 trained, plan, resumed_from = result.trained, result.plan, result.fit.resumed_from
+            run_explaining(trained, manifest, run)
             if gate is not None:
                 gate.check(report, kept=f"the model and its report in {run.path}")
             servable = run_exporting(trained, plan.spec, manifest, run)

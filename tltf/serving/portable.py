@@ -1,6 +1,7 @@
 """Files for devices and other runtimes: LiteRT and ONNX, measured before they are handed over.
 
-A portable file takes float images ``[1, S, S, 3]`` in [0, 255] and answers with calibrated
+A portable file takes float images ``[1, S, S, 3]`` in [0, 255], or for texts int32 token ids
+``[1, L]`` filled up with the id of [PAD], and answers with calibrated
 probabilities ``[1, C]`` (a regression with its value): decoding, labels and the reject rule stay
 outside, since these runtimes have no strings. ``labels.txt`` lies beside it.
 """
@@ -84,7 +85,12 @@ def check_drop(found: Agreement, *, max_drop: float) -> None:
 
 
 def litert_bytes(
-    model: keras.Model, decision: Decision, *, kind: str, images: Sequence[np.ndarray] = ()
+    model: keras.Model,
+    decision: Decision,
+    *,
+    kind: str,
+    images: Sequence[np.ndarray] = (),
+    length: int | None = None,
 ) -> bytes:
     """The model as a LiteRT file.
 
@@ -93,7 +99,8 @@ def litert_bytes(
       decision: its temperature goes into the graph.
       kind: ``float``, ``float16`` (weights), ``dynamic`` (int8 weights) or ``int8`` (weights
         and activations; the input and output stay float).
-      images: real training images float32 ``[S, S, 3]``, for ``int8``.
+      images: real training images float32 ``[S, S, 3]`` (token ids for texts), for ``int8``.
+      length: L, for texts.
 
     Raises:
       ArgumentError: an unknown kind, or ``int8`` without images.
@@ -107,7 +114,7 @@ def litert_bytes(
     with tempfile.TemporaryDirectory() as folder:
         # A SavedModel with a fixed shape: from_concrete_functions converts and then yields NaN.
         module = tf.Module()
-        function = probabilities_function(model, decision)
+        function = probabilities_function(model, decision, length=length)
         concrete = function.get_concrete_function()
         module.captured = list(concrete.variables)
         tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
@@ -118,18 +125,27 @@ def litert_bytes(
             converter.target_spec.supported_types = [tf.float16]
         if kind == "int8":
             converter.representative_dataset = lambda: (
-                {"images": image[None].astype(np.float32)} for image in images[:REPRESENTATIVE]
+                {input_name(model): image[None]} for image in images[:REPRESENTATIVE]
             )
         return bytes(converter.convert())
 
 
-def probabilities_function(model: keras.Model, decision: Decision) -> Callable[..., tf.Tensor]:
-    """``images`` float32 ``[1, S, S, 3]`` -> ``probabilities`` (or ``value``)."""
-    spec = tf.TensorSpec([1, *model.input_shape[1:]], tf.float32, name="images")
+def input_name(model: keras.Model) -> str:
+    """``images``, or ``token_ids`` for a model of texts."""
+    return "token_ids" if "int" in model.inputs[0].dtype else "images"
+
+
+def probabilities_function(
+    model: keras.Model, decision: Decision, *, length: int | None = None
+) -> Callable[..., tf.Tensor]:
+    """``images`` float32 ``[1, S, S, 3]``, or ``token_ids`` int32 ``[1, length]``, ->
+    ``probabilities`` (or ``value``)."""
+    sides = [length if side is None else side for side in model.input_shape[1:]]
+    spec = tf.TensorSpec([1, *sides], model.inputs[0].dtype, name=input_name(model))
 
     @tf.function(input_signature=[spec], autograph=False)
-    def probabilities(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = tf.cast(model(images, training=False), tf.float32)
+    def probabilities(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = tf.cast(model(x, training=False), tf.float32)
         if decision.task == "regression":
             return {"value": logits}
         scaled = logits / decision.temperature
@@ -155,11 +171,12 @@ def litert_run(data: bytes, *, threads: int = 2) -> Run:
         ) from error
     interpreter = Interpreter(model_content=data, num_threads=threads)
     interpreter.allocate_tensors()
-    into = interpreter.get_input_details()[0]["index"]
+    details = interpreter.get_input_details()[0]
+    into, kind = details["index"], details["dtype"]
     out_of = interpreter.get_output_details()[0]["index"]
 
     def run(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(into, image[None].astype(np.float32))
+        interpreter.set_tensor(into, image[None].astype(kind))
         interpreter.invoke()
         return np.array(interpreter.get_tensor(out_of)[0])
 
@@ -210,7 +227,7 @@ def agreement(
     name: str, data: bytes, run: Run, *, model: keras.Model, decision: Decision,
     images: np.ndarray, targets: np.ndarray | None,
 ) -> Agreement:  # fmt: skip
-    """Measures a portable file on images float32 ``[n, S, S, 3]``.
+    """Measures a portable file on images float32 ``[n, S, S, 3]``, or token ids ``[n, L]``.
 
     Args:
       name: for the sentence.
@@ -218,7 +235,8 @@ def agreement(
       run: its runtime.
       targets: one-hot or multi-hot ``[n, C]``; None when there are no labels.
     """
-    function = probabilities_function(model, decision)
+    length = images.shape[1] if images.ndim == 2 else None
+    function = probabilities_function(model, decision, length=length)
 
     def before(image: np.ndarray) -> np.ndarray:
         return next(iter(function(image[None]).values())).numpy()[0]

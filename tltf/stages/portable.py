@@ -42,10 +42,11 @@ def portable_files(
       ArgumentError: a model of texts, or an extra that is not installed.
       GateError: a file loses more accuracy than allowed.
     """
-    if model.intake.key != "image_bytes":
+    if model.tokenizer is not None and wanted.onnx:
         raise ArgumentError(
-            "LiteRT and ONNX files are for models of images: these runtimes have no strings",
-            where="--litert, --onnx",
+            "ONNX files are for models of images",
+            where="--onnx",
+            next_action="use --litert, which takes token ids",
         )
     images, targets = _arrays(model, spread(manifest.split("val"), most=MOST_COMPARED))
     made: dict[str, tuple[bytes, portable.Run]] = {}
@@ -53,7 +54,11 @@ def portable_files(
         train = spread(manifest.split("train"), most=portable.REPRESENTATIVE)
         examples = _arrays(model, train)[0] if wanted.litert == "int8" else ()
         data = portable.litert_bytes(
-            model.model, model.decision, kind=wanted.litert, images=examples
+            model.model,
+            model.decision,
+            kind=wanted.litert,
+            images=examples,
+            length=model.max_length or None,
         )
         made[f"litert/model_{wanted.litert}.tflite"] = data, portable.litert_run(data)
     if wanted.onnx:
@@ -75,7 +80,13 @@ def portable_files(
 
 
 def _arrays(model: Trained, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """Images float32 ``[n, S, S, 3]`` and targets ``[n, C]``, in the order of the records."""
+    """Images float32 ``[n, S, S, 3]`` (token ids ``[n, L]``) and targets ``[n, C]``, in order."""
     batches = model.batches(records)
     pairs = [(x.numpy(), y.numpy()) for x, y, _ in batches.eval_dataset()]
+    if model.tokenizer is not None:
+        pad, length = model.tokenizer.pad, model.max_length
+        pairs = [
+            (np.pad(x, [(0, 0), (0, length - x.shape[1])], constant_values=pad), y)
+            for x, y in pairs
+        ]
     return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
