@@ -16,7 +16,7 @@ TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py re
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
-.PHONY: help demo test test-all check bench bench-transfer views test-tools faults fuzz soak clean
+.PHONY: help demo test test-all check bench bench-transfer bench-hf views test-tools faults fuzz soak clean
 .NOTPARALLEL:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make fuzz      foreign bytes at every door, with a long budget'
 	@echo 'make soak      half an hour of real runs under random kills and faults'
 	@echo 'make views     accuracy of stored augmented views'
+	@echo 'make bench-hf  text training beside Transformers and PyTorch'
 	@echo 'make clean     removes .venv, caches and build litter'
 
 demo: $(VENV)/.installed
@@ -47,6 +48,14 @@ check: $(VENV)/.installed-dev
 	$(RUN) -m ruff check $(CODE)
 	$(RUN) -m mypy $(TYPED)
 	$(TEST) -m 'not slow'
+
+# Transformers and PyTorch in an environment of their own, outside the project; a CPU build of torch.
+HF := $(or $(TMPDIR),/tmp)/tltf-bench-hf
+bench-hf: $(VENV)/.installed-test
+	@test -x $(HF)/bin/python || $(PYTHON) -m venv $(HF)
+	@$(HF)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers \
+		|| echo 'torch and transformers cannot be installed here'
+	$(RUN) -m experiments.benchmarks.hf --python=$(HF)/bin/python
 
 bench: $(VENV)/.installed
 	$(RUN) -m experiments.benchmarks.run

@@ -17,13 +17,15 @@ from experiments import (
     cifar10_vgg16_sgd,
     digits_to_fashion_mlp,
     image_folder_resnet50,
+    reviews_bert,
 )
 from tltf.cli.app import Program, execute
 from tltf.policies import Policy, policy
 from tltf.spec import BackboneSpec, HeadSpec, Phase, TransferSpec
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("cats_dogs_vgg16", "image_folder_resnet50", "cifar10_vgg16_sgd", "digits_to_fashion_mlp")
+NAMES = ("cats_dogs_vgg16", "image_folder_resnet50", "cifar10_vgg16_sgd", "digits_to_fashion_mlp",
+         "reviews_bert")  # fmt: skip
 CONSTANT = {"schedule": "constant", "warmup": 0.0, "optimizer": "adam"}
 HEAD_ONLY = Phase("head", 10, 1e-3, unfreeze="none", **CONSTANT)
 
@@ -85,6 +87,37 @@ def test_digits_to_fashion_mlp_is_the_recipe() -> None:
         Phase("head", 5, 1e-3, unfreeze="none", **CONSTANT),
         Phase("tune", 10, 1e-3, unfreeze="all", **CONSTANT),
     )
+
+
+def test_reviews_bert_is_the_recipe() -> None:
+    spec = reviews_bert.DEFAULT
+    head, tune = spec.phases
+    assert (head.unfreeze, tune.unfreeze) == ("none", "last:4")
+    assert (tune.learning_rate, tune.epochs, spec.batch_size) == (2e-5, 3, 32)
+    for phase in spec.phases:
+        assert (phase.optimizer, phase.weight_decay, phase.clipnorm) == ("adamw", 0.01, 1.0)
+        assert (phase.schedule, phase.warmup) == ("linear", 0.1)
+    assert spec.head == HeadSpec(pooling="pooled", hidden=(), dropout=0.1)
+
+
+def test_reviews_bert_runs_on_a_tiny_encoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(__file__).parents[1] / "backbones" / "golden_encoders" / "bert"
+    table = tmp_path / "reviews.csv"
+    rows = "".join(f"{'a b c' if i % 2 else 'f g h'} {'d ' * i},{i % 2}\n" for i in range(60))
+    table.write_text(f"text,label\n{rows}")
+    arguments = [
+        f"--data={table}", f"--backbone=bert:{folder}", f"--workdir={tmp_path / 'run'}",
+        "--unfreeze=last:1", "--max_length=32", "--head_epochs=2", "--tune_epochs=1",
+        "--batch_size=16", "--export=none",
+    ]  # fmt: skip
+    try:
+        assert execute(reviews_bert.PROGRAM, arguments) == 0, capsys.readouterr().err
+    finally:
+        reviews_bert.PROGRAM.flag_values.unparse_flags()
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["head"]["pooling"] == "pooled"
 
 
 def test_help_and_flag_errors_need_no_tensorflow(tmp_path: Path) -> None:
