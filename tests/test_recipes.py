@@ -69,6 +69,18 @@ def test_the_rules(facts: dict[str, Any], field: str, value: object) -> None:
     assert chosen(resolve(OPEN, dataclasses.replace(PHOTOS, **facts)))[field].value == value
 
 
+def test_texts() -> None:
+    facts = dataclasses.replace(PHOTOS, n_blocks=7, input_size=0, tokens=(40, 61, 512))
+    plan = resolve(OPEN, facts)
+    assert (plan.spec.backbone.image_size, plan.spec.backbone.max_length) == (None, 64)
+    assert (plan.spec.augment, plan.spec.views) == ("none", 1)
+    for phase in plan.spec.phases:
+        assert (phase.optimizer, phase.weight_decay, phase.clipnorm) == ("adamw", 0.01, 1.0)
+    longer = resolve(OPEN, dataclasses.replace(facts, tokens=(300, 900, 512)))
+    assert longer.spec.backbone.max_length == 256
+    assert {phase.optimizer for phase in resolve(OPEN, PHOTOS).spec.phases} == {"adam"}
+
+
 def test_without_stored_features_every_epoch_has_its_own_view() -> None:
     for change in ({"cache": "off"}, {"mix": "mixup"}):
         assert resolve(dataclasses.replace(OPEN, **change), PHOTOS).spec.views == 0
@@ -84,7 +96,10 @@ def test_what_is_given_stays() -> None:
     given = TransferSpec(
         data=DataSpec(source="photos"),
         backbone=BackboneSpec(name="MobileNetV2", image_size=96),
-        phases=(Phase("head", 0, 0.5, unfreeze="none"), Phase("tune", 1, 0.25, unfreeze="all")),
+        phases=(
+            Phase("head", 0, 0.5, unfreeze="none", optimizer="adam"),
+            Phase("tune", 1, 0.25, unfreeze="all", optimizer="sgd"),
+        ),
         augment="strong",
         batch_size=5,
         views=2,
