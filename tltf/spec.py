@@ -77,10 +77,8 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """Which pretrained network: a name of DESIGN 4.1, its weights, its input side in pixels.
-
-    ``max_length`` is of texts, in tokens; what is longer is cut.
-    """
+    """Which pretrained network: a name of DESIGN 4.1, its weights, its input side in pixels, or for
+    texts the most tokens."""
 
     name: str
     weights: str = "imagenet"
@@ -98,11 +96,8 @@ class BackboneSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """The new layers: pooling, hidden Dense sizes, dropout before each Dense, L2 on kernels.
-
-    ``flatten`` is of images only; ``cls`` and ``pooled`` (BERT's own) are of texts only, whose
-    ``avg`` and ``max`` go over the tokens.
-    """
+    """The new layers: pooling (``cls`` and ``pooled`` of texts only, ``flatten`` of images only),
+    hidden Dense sizes, dropout before each Dense, L2 on kernels."""
 
     pooling: str = "avg"
     hidden: tuple[int, ...] = ()
