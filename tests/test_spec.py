@@ -22,12 +22,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "val_fraction": 0.5,
         "test_fraction": 0.0,
         "group_column": "person",
+        "encoding": "latin-1",
         "bad_files": "skip",
         "max_bad_fraction": 0.5,
         "max_image_pixels": 1,
         "fail_on_leak": True,
     },
-    "backbone": {"name": "small_cnn", "weights": "none", "image_size": 8},
+    "backbone": {"name": "small_cnn", "weights": "none", "image_size": 8, "max_length": 64},
     "head": {"pooling": "flatten", "hidden": (7, 5), "activation": "tanh", "dropout": 0, "l2": 1},
     "adapt": {"target": "other", "method": "mmd", "weight": 0.5},
     "": {
@@ -93,7 +94,7 @@ def test_differences_name_the_phase() -> None:
     assert PLAIN.differences(tuned) == ["phases.tune.epochs: None -> 7"]
     assert PLAIN.differences(PLAIN) == []
     single = dataclasses.replace(PLAIN, phases=PLAIN.phases[:1])
-    assert "phases.tune.optimizer: 'adam' -> 'absent'" in PLAIN.differences(single)
+    assert "phases.tune.optimizer: None -> 'absent'" in PLAIN.differences(single)
 
 
 REFUSED = [
