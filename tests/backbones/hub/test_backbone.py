@@ -164,7 +164,9 @@ def test_the_store_knows_variables_and_graph(modules: dict[str, Path], tmp_path:
         kernel = next(iter(layer.names.values()))
         kernel.assign_add(keras.ops.ones_like(kernel) * nudge)
         cut = boundary.split(model)
-        store = features.opened_store(tmp_path / "store", cut, image_size=8, dtype="float16")
+        store = features.opened_store(
+            tmp_path / "store", cut, reading={"image_size": 8}, dtype="float16"
+        )
         return store.folder.name
 
     same = digest(modules["vision"])
