@@ -26,7 +26,8 @@ HOUSE = Path(tltf.__file__).parent
 SEAMS = {
     "_flags": {"cli.app"},
     "_flatten_layers": {"backbones.hub.layer", "training.environment", "training.freezing"},
-    "_keras_history": {"backbones.network", "training.boundary"},
+    "_inbound_nodes": {"adapt"},
+    "_keras_history": {"adapt", "backbones.network", "training.boundary"},
     "_keras_mask": {"backbones.network"},
     "_nodes_by_depth": {"training.boundary", "training.cost", "training.features"},
     "_run_through_graph": {"backbones.network"},
@@ -91,7 +92,11 @@ def test_layers_flatten() -> None:
 
 def test_a_symbolic_tensor_knows_its_layer() -> None:
     dense = keras.layers.Dense(1)
-    assert dense(keras.Input((2,)))._keras_history.operation is dense
+    inputs = keras.Input((2,))
+    history = dense(inputs)._keras_history
+    assert history.operation is dense
+    node = history.operation._inbound_nodes[history.node_index]
+    assert node.input_tensors[0] is inputs
 
 
 def test_a_mask_lies_on_its_tensor() -> None:

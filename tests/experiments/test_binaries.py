@@ -130,7 +130,7 @@ for name in {NAMES!r}:
     assert execute(program, ["--bakbone=VGG16"]) == 64
     for wrong in (["--backbone=VGG61"], ["--augment=flip,shaer=0.2"], ["--batch_size=0"]):
         program.flag_values.unparse_flags()
-        known = [{f"--workdir={tmp_path / 'W'}"!r}, "--data=."]
+        known = [{f"--workdir={tmp_path / 'W'}"!r}, "--data=.", "--backbone=VGG16"]
         assert execute(program, [*known, *wrong]) == 64, (name, wrong)
 assert not {{"tensorflow", "keras"}} & set(sys.modules)
 """

@@ -54,7 +54,13 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         patch.setattr(weights, "connect", lambda *_, **__: io.BytesIO())
         patch.setenv("MODULE", str(source))
         done = tltf(
-            "train", data=photos, workdir=workdir, backbone=f"hub:{URL}", export="none", **FLAGS
+            "train",
+            data=photos,
+            workdir=workdir,
+            backbone=f"hub:{URL}",
+            export="none",
+            cache=folder / "cache",
+            **FLAGS,
         )
     shutil.rmtree(source)
     return workdir, handles.place(URL), done

@@ -32,7 +32,7 @@ class Decoders:
     def __init__(self, n: int | None = None) -> None:
         pairs = [socket.socketpair() for _ in range(n or os.cpu_count() or 1)]
         theirs = [str(b.fileno()) for _, b in pairs]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "tltf.data.decoder_process", *theirs],
             pass_fds=[b.fileno() for _, b in pairs],
             stdin=subprocess.DEVNULL,
@@ -79,7 +79,7 @@ class Decoders:
     @property
     def pid(self) -> int:
         """Of the process that the workers are forked from."""
-        return self._process.pid
+        return self.process.pid
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[socket.socket]:
@@ -93,7 +93,7 @@ class Decoders:
 def decoders() -> Decoders:
     """The workers of this process, started by the first call (or again, if they are gone)."""
     with _lock:
-        if _started and _started[0]._process.poll() is not None:
+        if _started and _started[0].process.poll() is not None:
             _started.clear()
         if not _started:
             _started.append(Decoders())

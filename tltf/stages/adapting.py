@@ -18,6 +18,7 @@ from tltf import recipes, sealed, storage
 from tltf.data.batches import Batches
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest
+from tltf.data.reading import reading
 from tltf.errors import ArgumentError, printable
 from tltf.evaluation import calibration, evaluate, rejection, verdict
 from tltf.models import heads
@@ -271,7 +272,7 @@ def _features(
     parts = {name: model.batches(manifest.split(name)) for name in ("train", "val", "test")}
     with _store_folder(spec) as folder:
         store = stored.opened_store(
-            folder, cut, image_size=model.image_size, dtype=spec.cache_dtype
+            folder, cut, reading=reading(parts["train"]), dtype=spec.cache_dtype
         )
         compute, rows = stored.compiled(cut.prefix), sum(data.n for data in parts.values())
         computed = 0

@@ -183,10 +183,10 @@ def _without_training(
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]] | None]:
     """What needs only the features as they were before tuning."""
     with environment.precision_policy(spec.precision):
-        head = heads.head(max(1, len(model.classes)), pooling=spec.head.pooling)
-        untouched = dataclasses.replace(
-            model, model=classifier(pretrained_backbone(spec, manifest), head)
-        )
+        network = pretrained_backbone(spec, manifest)
+        pooling = "avg" if len(network.output_shape) == 2 else spec.head.pooling
+        head = heads.head(max(1, len(model.classes)), pooling=pooling)
+        untouched = dataclasses.replace(model, model=classifier(network, head))
     splits = {}
     for name in ("train", "val", "test"):
         data = untouched.batches(manifest.split(name))

@@ -120,11 +120,12 @@ def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan,
     with environment.precision_policy(str(precision.value)):
         network = pretrained_backbone(spec, manifest)
         plan = _resolved(spec, manifest, network, precision)
-        head = heads.head(
-            max(1, len(manifest.classes)),
-            seed=plan.spec.seed,
-            **dataclasses.asdict(plan.spec.head),
-        )
+        fields = dataclasses.asdict(plan.spec.head)
+        if len(network.output_shape) == 2:
+            fields["pooling"] = (
+                "avg"  # a vector already: a network of texts pools its tokens itself
+            )
+        head = heads.head(max(1, len(manifest.classes)), seed=plan.spec.seed, **fields)
         return plan, regularized(classifier(network, head), plan.spec.regularizer)
 
 

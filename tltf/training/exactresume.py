@@ -97,6 +97,9 @@ class ExactResume(keras.callbacks.Callback):
         self._given = True
 
         def epoch(_: tf.Tensor) -> tf.data.Dataset:
+            # Under the global seed 0 TensorFlow asks whether a shuffle's own seed is 0, which a
+            # tensor cannot answer: this graph gets another one.
+            tf.compat.v1.set_random_seed(1)
             done = self._left_out.read_value()
             batches = make(self._epoch.read_value())
             return batches.take(1).map(_one_example).repeat(done).concatenate(batches.skip(done))

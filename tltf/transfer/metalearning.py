@@ -167,7 +167,7 @@ def adapted_accuracy(
 
 
 def _gradient(model: keras.Model) -> Any:
-    if not hasattr(model, "_tltf_gradient"):
+    if not hasattr(model, "tltf_gradient"):
         loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
         @tf.function(reduce_retracing=True)
@@ -177,8 +177,8 @@ def _gradient(model: keras.Model) -> Any:
             return tape.gradient(loss, [v.value for v in model.trainable_variables])
 
         # One trace for all episodes of a model; a plain attribute, so that nothing tracks it.
-        object.__setattr__(model, "_tltf_gradient", gradient)
-    return model._tltf_gradient
+        object.__setattr__(model, "tltf_gradient", gradient)
+    return model.tltf_gradient
 
 
 def _descent(model: keras.Model, rate: float) -> Any:

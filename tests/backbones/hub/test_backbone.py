@@ -14,6 +14,7 @@ import tensorflow as tf
 import tiny
 
 import tltf
+from tltf import sealed
 from tltf.backbones.catalog import lookup
 from tltf.backbones.hub.layer import SavedModelLayer
 from tltf.backbones.layers import Preprocess
@@ -185,6 +186,7 @@ def test_a_run_folder_names_its_module(modules: dict[str, Path], tmp_path: Path)
     saved.save_model(tmp_path / "weights", model)
     again = saved.load_model(tmp_path / "weights")
     np.testing.assert_array_equal(again(IMAGES), model(IMAGES))
+    sealed.seal(tmp_path / "weights")
     base = tltf.backbone(f"file:{tmp_path}")
     np.testing.assert_array_equal(base(IMAGES), model.layers[1](IMAGES))
     (own / "saved_model.pb").write_bytes((modules["keras2"] / "saved_model.pb").read_bytes())
