@@ -130,12 +130,13 @@ class Trained:
         return signatures(self.model, self.decision, intake=self.intake)
 
 
-def load(folder: Path) -> Trained:
-    """Reads what :meth:`Trained.save` wrote.
+def load(folder: str | Path) -> Trained:
+    """Reads what :meth:`Trained.save` wrote: the ``weights`` of a run folder.
 
     Raises:
       InputMissingError, StorageError, DataError: a member is missing, damaged or does not fit.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputMissingError(
             "no trained model here",

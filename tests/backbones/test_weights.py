@@ -263,6 +263,7 @@ def test_not_a_number_is_named(small, tmp_path) -> None:
         backbone(NAME, str(tmp_path / "w.weights.h5"), 32)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_efficientnet_from_a_file_is_the_imagenet_network(cache, tmp_path, monkeypatch) -> None:
     """Keras leaves one division out when EfficientNet weights are given as a path."""

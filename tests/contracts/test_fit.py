@@ -118,6 +118,7 @@ def check_modes(model: keras.Model, *, jit_compile: bool) -> None:
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 def test_under_xla() -> None:
     check_modes(small(), jit_compile=True)
 

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from commands import tltf
 from pictures import encoded, pixels
 from PIL import Image
@@ -170,6 +171,7 @@ def test_fifty_awkward_files(shared_data: Path, tmp_path: Path) -> None:
             assert outcome in ("ok", "warning"), entry
 
 
+@pytest.mark.slow
 def test_flowers_hold_one_real_duplicate(shared_data: Path, tmp_path: Path) -> None:
     with tarfile.open(shared_data / "images" / "flowers128" / "public.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")

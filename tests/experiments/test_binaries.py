@@ -171,7 +171,14 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("program", SMALL, indirect=True)
+SLOWER = ("cats_dogs_vgg16", "image_folder_resnet50")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOWER else ()) for name in SMALL],
+    indirect=True,
+)
 def test_each_runs_offline_on_a_small_network(
     program: Program, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +205,7 @@ def test_each_runs_offline_on_a_small_network(
     assert "already complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["digits_to_fashion_mlp"], indirect=True)
 def test_digits_learn_and_are_compared_on_the_same_test_split(
     program: Program, digits_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -245,6 +253,7 @@ def test_direct_has_no_hidden_layer(
     assert "--data is missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["cats_dogs_vgg16"], indirect=True)
 def test_a_pretrained_backbone_at_hand(
     program: Program,

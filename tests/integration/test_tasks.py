@@ -65,7 +65,7 @@ def test_multi_label(tmp_path: Path) -> None:
 
     workdir = tmp_path / "run"
     done = tltf("train", data=table(tmp_path, properties), task="multi_label", workdir=workdir,
-                baselines=True, **SMALL)  # fmt: skip
+                **SMALL)  # fmt: skip
     assert done.code == 0, done.err
     report = report_of(workdir)
     classes = ["even", "large", "odd", "round", "small"]
@@ -83,10 +83,11 @@ def test_multi_label(tmp_path: Path) -> None:
     assert len(row["probabilities"]) == 5
 
 
+@pytest.mark.slow
 def test_regression(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     done = tltf("train", data=table(tmp_path, float), task="regression", workdir=workdir,
-                baselines=True, assert_metric="mae<9", **SMALL)  # fmt: skip
+                assert_metric="mae<9", **SMALL)  # fmt: skip
     assert done.code == 0, done.err
     report = report_of(workdir)
     manifest, found = answers(workdir)

@@ -64,6 +64,7 @@ def history(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_word_vectors_learn_what_can_be_learned(table: Path, tmp_path: Path) -> None:
     file = tmp_path / "letters.txt"
     rows = (" ".join(str(float(a == b)) for b in "abcdefgh") for a in "abcdefgh")
@@ -119,6 +120,7 @@ def test_the_report_shows_what_close_calls_lean_on(trained: tuple[Path, Done]) -
     assert "<span" in (trained[0] / "report" / "tokens.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_file_for_devices_takes_token_ids(trained: tuple[Path, Done], tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert")
     done = tltf("export", run=trained[0], to=tmp_path / "servable", litert="float")
@@ -138,6 +140,7 @@ def test_evaluating_other_texts(trained: tuple[Path, Done], tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "report.json").read_text())["n"] == 40
 
 
+@pytest.mark.slow
 def test_stored_features_give_the_same_training(
     trained: tuple[Path, Done], table: Path, tmp_path: Path
 ) -> None:

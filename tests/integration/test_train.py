@@ -207,6 +207,7 @@ def test_evaluate_on_other_data(trained: tuple[Path, Done], photos: Path, tmp_pa
     assert gate.code == 79
 
 
+@pytest.mark.slow
 def test_export_to_a_folder_of_versions(trained: tuple[Path, Done], tmp_path: Path) -> None:
     workdir, _ = trained
     (tmp_path / "served" / "7").mkdir(parents=True)
@@ -289,6 +290,7 @@ def test_a_run_can_be_transferred(trained: tuple[Path, Done], tmp_path: Path) ->
     assert report_of(tmp_path / "run")["classes"] == ["3", "4"]
 
 
+@pytest.mark.slow
 def test_pretrain_says_what_to_do_next(photos: Path, tmp_path: Path) -> None:
     done = tltf("pretrain", data=photos, workdir=tmp_path / "source", scratch_epochs=1,
                 image_size=8, export="none")  # fmt: skip

@@ -26,7 +26,9 @@ def train(data: Path, workdir: Path, **more: object) -> Done:
     return tltf("train", **options)
 
 
-@pytest.mark.parametrize("regularizer", ["l2sp:0.01", "bss:0.001"])
+@pytest.mark.parametrize(
+    "regularizer", ["l2sp:0.01", pytest.param("bss:0.001", marks=pytest.mark.slow)]
+)
 def test_a_regulariser_trains_saves_and_loads(regularizer: str, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", n=45, seed=0, dark=False)
     done = train(data, tmp_path / "run", regularizer=regularizer)
@@ -38,6 +40,7 @@ def test_a_regulariser_trains_saves_and_loads(regularizer: str, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_its_teacher(tmp_path: Path) -> None:
     data = draw(tmp_path / "data", n=45, seed=0, dark=False)
     assert train(data, tmp_path / "teacher", tune_epochs=4, unfreeze="all").code == 0

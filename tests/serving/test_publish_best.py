@@ -15,6 +15,7 @@ from tltf.serving import parity, publish
 LABELS = ("dark", "bright")
 
 
+@pytest.mark.slow
 def test_each_better_epoch_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
     best = tltf.PublishBest(tmp_path / "served", labels=LABELS, keep=2)

@@ -59,6 +59,7 @@ def report_of(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "report" / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_against_simpler_things(run: Path, tmp_path: Path) -> None:
     before = report_of(run)
     assert before["baselines"] == {}

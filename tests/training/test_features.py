@@ -79,8 +79,15 @@ def numbers(result: FitResult) -> list[list[float]]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"augment": "light", "views": 2}, {"augment": "medium", "views": 0}],
-    ids=["one view", "two views", "as many views as epochs"],
+    [
+        pytest.param({}, id="one view", marks=pytest.mark.slow),
+        pytest.param({"augment": "light", "views": 2}, id="two views"),
+        pytest.param(
+            {"augment": "medium", "views": 0},
+            id="as many views as epochs",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_stored_features_give_the_same_losses(
     records: list[Record], tmp_path: Path, changes: dict[str, Any]
@@ -92,6 +99,7 @@ def test_stored_features_give_the_same_losses(
     np.testing.assert_allclose(stored_answers, answers, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_views_every_epoch_is_new_and_nothing_is_stored(
     records: list[Record], tmp_path: Path
 ) -> None:

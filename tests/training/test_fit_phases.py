@@ -231,10 +231,12 @@ def uninterrupted(fitting: Fitting, whole_folder: Path) -> Outcome:
     ("where", "kept"),
     [
         pytest.param((0, 0, 1), ("head", 0, 2), id="first phase"),
-        pytest.param((0, 1, 2), ("head", 1, 3), id="last batch of a phase"),
+        pytest.param((0, 1, 2), ("head", 1, 3), id="last batch of a phase", marks=pytest.mark.slow),
         pytest.param((1, 0, 0), ("tune", 0, 1), id="first step of the second phase"),
-        pytest.param((1, 1, 1), ("tune", 1, 2), id="second phase"),
-        pytest.param((1, 1, 2), ("tune", 1, 3), id="last batch of an epoch"),
+        pytest.param((1, 1, 1), ("tune", 1, 2), id="second phase", marks=pytest.mark.slow),
+        pytest.param(
+            (1, 1, 2), ("tune", 1, 3), id="last batch of an epoch", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_interrupted_and_resumed_gives_the_same_bits(

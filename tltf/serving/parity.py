@@ -110,7 +110,8 @@ def trainer_logits(
     Raises:
       DataError: a row cannot be read, so that there is nothing to compare.
     """
-    x, good = intake.read(tf.constant(list(rows)))
+    # Traced: row by row in eager mode each image would build and run a data set of its own.
+    x, good = tf.function(intake.read)(tf.constant(list(rows)))
     bad = [i for i, fine in enumerate(np.asarray(good)) if not fine]
     if bad:
         raise DataError(
