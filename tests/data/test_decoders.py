@@ -217,5 +217,5 @@ def test_the_children_end_with_their_sockets(workers: decoders.Decoders) -> None
     assert workers.decode(data, thumbnail=16)["thumbnail"]
     (worker,) = children(workers.pid)
     workers._free.get().close()
-    workers._process.wait(timeout=20)
+    workers.process.wait(timeout=20)
     assert not Path(f"/proc/{worker}").exists()
