@@ -336,7 +336,8 @@ def check_writable(folder: Path, *, flag: str = "output") -> None:
         folder.mkdir(exist_ok=True)
         probe = storage.sibling(folder / "probe")
         probe.touch()
-        probe.unlink()
+        # The holder of the folder may clear it away first, as litter.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         remedy = {
             "FileExistsError": "it is a file: name a folder",

@@ -1,96 +1,85 @@
-"""What saving costs: one committed state against the interval between two of them.
+"""Checkpoints: the share of a training run's time that goes into committing its state.
 
-    python -m experiments.benchmarks.checkpoint --workdir=FOLDER
-
-Per network, everything trainable, Adam (the largest state there is), best weights kept too: the
-median of ``--saves`` commits, and its share of the time at the default interval, which is 30 s,
-or longer where a save would take more than 5 % of it.
+The dearest case: everything trainable, Adam (two slots for each weight), the best weights kept
+too, nothing cached. Saving is timed where the run calls it, at the default interval.
 """
 
 from __future__ import annotations
 
 import shutil
-import statistics
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-from absl import flags
+import keras
 
-from tltf import storage
-from tltf.cli.app import Program, execute
-from tltf.cli.quiet import import_tensorflow
-from tltf.cli.run_flags import required
-from tltf.interval import COST_SHARE, SECONDS
+from experiments.benchmarks.phases import RATES, model_of
+from experiments.benchmarks.photos import Photos
+from experiments.benchmarks.protocol import Row
+from tltf.spec import Phase
+from tltf.training import phaserun
+from tltf.training.fit import fit_phases
 
-NETWORKS = ("MobileNetV2", "ResNet50")
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Folder for the states and checkpoint.json.",
-                    flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_list("networks", list(NETWORKS), "Backbones.", flag_values=FLAGS)
-flags.DEFINE_integer("saves", 5, "Commits of each.", lower_bound=1, flag_values=FLAGS)
+SECONDS_AT_LEAST = 150.0
+"""So that several saves at the default interval of 30 s fall into the run."""
 
 
-def measured(name: str, folder: Path, saves: int) -> dict[str, float | str]:
-    """Seconds of each commit of a network's state."""
-    import keras
-    import numpy as np
-
-    import tltf
-    from tltf.training import states
-    from tltf.training.states import Position
-
-    model = tltf.classifier(tltf.backbone(name, "none", 64), tltf.head(10))
-    model.trainable = True
-    optimizer = keras.optimizers.Adam()
-    optimizer.build(model.trainable_variables)
-    best = [np.asarray(v) for v in model.trainable_variables]
-    seconds = []
-    for step in range(saves):
-        started = time.perf_counter()
-        path = states.save(
-            folder,
-            position=Position(0, 0, step),
-            steps_done=step,
-            groups={"model": model.variables, "optimizer": optimizer.variables, "best": best},
-            callbacks={},
-            history=[],
+def share(photos: Photos, *, name: str, weights: str, pairs: int, work: Path) -> list[Row]:
+    """Seconds inside commits over seconds of the whole training."""
+    del pairs
+    train = photos.batches("train", batch_size=16)
+    model = model_of(name, weights, photos)
+    folder = work / "checkpoint"
+    shutil.rmtree(folder, ignore_errors=True)
+    started = time.perf_counter()
+    stop = StopAfter(started + SECONDS_AT_LEAST)
+    with _timed_commits() as commits:
+        fit_phases(
+            model,
+            [Phase("tune", 1000, RATES[1], unfreeze="all")],
+            train,
+            folder=folder,
+            callbacks=[stop],
+            progress=False,
         )
-        seconds.append(time.perf_counter() - started)
-    size = (path / "tensors.safetensors").stat().st_size
-    shutil.rmtree(folder)
-    median = statistics.median(seconds)
-    return {
-        "network": name,
-        "megabytes": round(size / 1e6, 1),
-        "seconds": round(median, 3),
-        "seconds_low": round(min(seconds), 3),
-        "seconds_high": round(max(seconds), 3),
-        "share": round(median / max(SECONDS, median / COST_SHARE), 4),
-    }
+    wall = time.perf_counter() - started
+    size = max((f.stat().st_size for f in folder.rglob("*.safetensors")), default=0)
+    note = (
+        f"{len(commits)} commits of {size / 1e6:.0f} MB, {min(commits):.2f} to {max(commits):.2f} s"
+        f" each, in {wall:.0f} s"
+    )
+    what = f"{name} all trainable, seconds of saving / seconds of training"
+    return [Row(goal="save", what=what, values=(sum(commits) / wall,), target="<= 0.05",
+                note=note)]  # fmt: skip
 
 
-def run(values: flags.FlagValues) -> None:
-    required(values, "workdir")
-    import_tensorflow()
-    folder = Path(values["workdir"].value)
-    folder.mkdir(parents=True, exist_ok=True)
-    saves = values["saves"].value
-    rows = [measured(name, folder / "state", saves) for name in values["networks"].value]
-    for row in rows:
-        print(
-            "{network}: a state of {megabytes} MB in {seconds} s ({seconds_low} to {seconds_high},"
-            " n={n}), {share:.2%} of the time at the default interval".format(n=saves, **row)
-        )
-    storage.write_json(folder / "checkpoint.json", rows)
+class StopAfter(keras.callbacks.Callback):
+    """Ends training with the first epoch that ends after a point in time."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self.deadline = deadline
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if time.perf_counter() > self.deadline:
+            self.model.stop_training = True
 
 
-PROGRAM = Program(
-    name="python -m experiments.benchmarks.checkpoint",
-    about="what saving a training state costs.",
-    flag_values=FLAGS,
-    run=run,
-)
+@contextmanager
+def _timed_commits() -> Iterator[list[float]]:
+    """Seconds of every commit of a state while inside."""
+    commits: list[float] = []
+    save = phaserun.states.save
 
-if __name__ == "__main__":
-    sys.exit(execute(PROGRAM, sys.argv[1:]))
+    def timed(*positional: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return save(*positional, **named)
+        finally:
+            commits.append(time.perf_counter() - began)
+
+    with mock.patch.object(phaserun.states, "save", timed):
+        yield commits

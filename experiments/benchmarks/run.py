@@ -1,4 +1,4 @@
-"""``make bench``: the rows G1 to G12 with today's figures beside the targets.
+"""``make bench``: the rows G1 to G12 and of saving, with today's figures beside the targets.
 
     python -m experiments.benchmarks.run --rows=G1,G3 --workdir=FOLDER
 
@@ -34,8 +34,9 @@ ROWS = {
     "G10": ("fidelity", "optimum"),
     "G11": ("start", "cold_start"),
     "G12": ("fidelity", "memory"),
+    "save": ("checkpoint", "share"),
 }
-"""G7 is measured together with G6."""
+"""G7 is measured together with G6; save is what checkpoints cost."""
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("rows", list(ROWS), "Which rows.", flag_values=FLAGS)

@@ -77,7 +77,7 @@ def compared(
       say: receives a sentence per training.
       progress: show bars.
     """
-    outputs, curve = _without_training(model, spec, manifest)
+    outputs, curve = without_training(model, spec, manifest)
     skipped = {}
     data = model.batches(manifest.split("test"))
     own = [_probabilities(model, model.logits(data))]
@@ -134,6 +134,38 @@ def varied(spec: TransferSpec, name: str, *, seed: int) -> TransferSpec:
     )  # fmt: skip
 
 
+def without_training(
+    model: Trained, spec: TransferSpec, manifest: Manifest
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]] | None]:
+    """What needs only the frozen features, those of before tuning.
+
+    Args:
+      model: of the run, for its classes and how it reads records.
+      spec: resolved, of the run.
+      manifest: of the run.
+
+    Returns:
+      name -> outputs ``[1, n, C]`` on the test split, and the label curve or None.
+    """
+    with environment.precision_policy(spec.precision):
+        network = pretrained_backbone(spec, manifest)
+        pooling = "avg" if len(network.output_shape) == 2 else spec.head.pooling
+        head = heads.head(max(1, len(model.classes)), pooling=pooling)
+        untouched = dataclasses.replace(model, model=classifier(network, head))
+    splits = {}
+    for name in ("train", "val", "test"):
+        data = untouched.batches(manifest.split(name))
+        splits[name] = Split(features=untouched.features(data), targets=data.targets())
+    train, val, test = splits["train"], splits["val"], splits["test"]
+    outputs = {"majority": baselines.majority(train.targets, n=len(test.targets))}
+    curve = None
+    if model.task == "single_label":
+        outputs["nearest_class_mean"] = baselines.nearest_class_mean(train, val, test.features)
+        curve = baselines.label_curve(train, val, test.features, test.targets, seed=spec.seed)
+    outputs["linear_probe"] = baselines.linear_probe(train, val, test.features, task=model.task)
+    return {name: x[None] for name, x in outputs.items()}, curve
+
+
 def blocks(found: Compared, targets: np.ndarray, *, classes: Any, task: str, seed: int) -> Any:
     """``baselines``, ``verdict``, ``verdicts``, ``label_curve`` and ``skipped`` of report.json."""
     simple = {name: x for name, x in found.outputs.items() if name != OWN}
@@ -176,29 +208,6 @@ def _impossible(spec: TransferSpec) -> dict[str, str]:
 
 def _skipped(phase: Phase) -> Phase:
     return dataclasses.replace(phase, epochs=0)
-
-
-def _without_training(
-    model: Trained, spec: TransferSpec, manifest: Manifest
-) -> tuple[dict[str, np.ndarray], list[dict[str, Any]] | None]:
-    """What needs only the features as they were before tuning."""
-    with environment.precision_policy(spec.precision):
-        network = pretrained_backbone(spec, manifest)
-        pooling = "avg" if len(network.output_shape) == 2 else spec.head.pooling
-        head = heads.head(max(1, len(model.classes)), pooling=pooling)
-        untouched = dataclasses.replace(model, model=classifier(network, head))
-    splits = {}
-    for name in ("train", "val", "test"):
-        data = untouched.batches(manifest.split(name))
-        splits[name] = Split(features=untouched.features(data), targets=data.targets())
-    train, val, test = splits["train"], splits["val"], splits["test"]
-    outputs = {"majority": baselines.majority(train.targets, n=len(test.targets))}
-    curve = None
-    if model.task == "single_label":
-        outputs["nearest_class_mean"] = baselines.nearest_class_mean(train, val, test.features)
-        curve = baselines.label_curve(train, val, test.features, test.targets, seed=spec.seed)
-    outputs["linear_probe"] = baselines.linear_probe(train, val, test.features, task=model.task)
-    return {name: x[None] for name, x in outputs.items()}, curve
 
 
 def _trained_outputs(
