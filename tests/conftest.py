@@ -29,6 +29,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["KERAS_HOME"] = str(Path(folder.name, "keras"))
 
 
+LONGEST_FIRST = (
+    "test_readme.py", "test_train.py", "test_demo.py", "test_fit.py", "test_backbones.py",
+    "test_text.py", "test_twenty_kills.py", "test_fit_phases.py", "test_adapt.py",
+    "test_features.py", "test_interruption.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin first, so that two processes end together."""
+    rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
     """Every connection but to this machine raises."""
@@ -69,3 +82,28 @@ def keras_home(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copytree(source, folder)
     monkeypatch.setenv("KERAS_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def quick_gate() -> Iterator[None]:
+    """For tests of something else: servables are loaded in this process before they are published.
+
+    The gate in processes of its own is tested in tests/serving and tests/integration/test_train.py.
+    """
+    from same_process import in_this_process
+
+    from tltf.serving import parity
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "answers_elsewhere", in_this_process)
+        yield
+
+
+@pytest.fixture
+def gate_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """:func:`quick_gate` for one test."""
+    from same_process import in_this_process
+
+    from tltf.serving import parity
+
+    monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)

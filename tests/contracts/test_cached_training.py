@@ -117,6 +117,7 @@ def encoder() -> keras.Model:
     return tltf.classifier(body, tltf.head(2, dropout=0.2, seed=1))
 
 
+@pytest.mark.slow
 def test_stored_token_sequences_give_the_same_run(tmp_path: Path) -> None:
     """Two tensors cross in a BERT, the sequence and its mask, padded in the store only."""
     module = pytest.importorskip("tltf.data.textbatches")

@@ -100,6 +100,7 @@ def test_reviews_bert_is_the_recipe() -> None:
     assert spec.head == HeadSpec(pooling="pooled", hidden=(), dropout=0.1)
 
 
+@pytest.mark.slow
 def test_reviews_bert_runs_on_a_tiny_encoder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

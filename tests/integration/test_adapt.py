@@ -13,6 +13,8 @@ from integration_domains import CLASSES, draw
 import tltf as library
 from tltf.methods import ADAPT_METHODS
 
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -65,6 +67,7 @@ def test_the_whole_story(drawn: dict[str, Path], tmp_path: Path) -> None:
     assert "adapt.method" in other.last_line
 
 
+@pytest.mark.slow
 def test_target_labels_change_nothing_but_the_final_number(
     drawn: dict[str, Path], tmp_path: Path
 ) -> None:

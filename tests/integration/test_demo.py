@@ -10,6 +10,8 @@ import pytest
 
 from tltf import demo
 
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
 
 def test_the_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SOURCE_EPOCHS", "HEAD_EPOCHS", "TUNE_EPOCHS"):

@@ -20,6 +20,8 @@ from tltf.backbones import weights
 from tltf.backbones.hub import handles
 from tltf.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
 URL = "https://example.org/models/vision/1"
 FLAGS: dict[str, Any] = {
     "head_epochs": 1,

@@ -16,6 +16,8 @@ from pictures import digit_pngs
 
 from tltf.data.manifest import Manifest
 
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
 SMALL = {
     "backbone": "small_cnn",
     "weights": "none",

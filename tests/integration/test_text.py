@@ -18,6 +18,8 @@ from pictures import write_digit_folder
 import tltf as library
 from tltf.trained import load
 
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
 GOLDEN = Path(__file__).parents[1] / "backbones" / "golden_encoders"
 BACKBONE = f"bert:{GOLDEN / 'bert'}"
 FLAGS: dict[str, Any] = {

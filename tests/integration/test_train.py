@@ -239,6 +239,7 @@ def test_another_flag_is_a_mismatch_that_names_the_field(
     assert tree(trained[0]) == before
 
 
+@pytest.mark.usefixtures("gate_in_this_process")
 def test_fresh_starts_over_and_a_missed_gate_exports_nothing(photos: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     few = {**FLAGS, "head_epochs": 1, "tune_epochs": 0, "workdir": workdir, "data": photos}

@@ -16,6 +16,8 @@ from tltf.data.manifest import Record
 from tltf.errors import ArgumentError
 from tltf.spec import BackboneSpec, DataSpec, TransferSpec
 
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
 
 def train(data: Path, workdir: Path, **more: object) -> Done:
     options = {

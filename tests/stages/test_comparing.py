@@ -20,6 +20,8 @@ from tltf.spec import Phase, TransferSpec
 from tltf.stages import baselines, comparing
 from tltf.trained import load
 
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
 FLAGS: dict[str, Any] = {
     "weights": "none",
     "image_size": 8,
