@@ -321,8 +321,13 @@ def test_seams() -> None:
     ("name", "last", "policy"),
     [
         ("MobileNet", "preprocess", "mixed_float16"),
-        ("EfficientNetB0", "normalization", "mixed_bfloat16"),
-        ("ConvNeXtTiny", "convnext_tiny_prestem_normalization", "mixed_bfloat16"),
+        pytest.param("EfficientNetB0", "normalization", "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param(
+            "ConvNeXtTiny",
+            "convnext_tiny_prestem_normalization",
+            "mixed_bfloat16",
+            marks=pytest.mark.slow,
+        ),
         ("MobileNetV3Small", "rescaling", "mixed_float16"),
     ],
 )

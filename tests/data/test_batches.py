@@ -38,7 +38,7 @@ def assert_same(first: list[tuple[np.ndarray, ...]], second: list[tuple[np.ndarr
             np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
+@pytest.mark.parametrize("mix", ["none", "cutmix", pytest.param("mixup", marks=pytest.mark.slow)])
 def test_an_epoch_is_the_same_from_wherever_it_is_begun(manifest: Manifest, mix: str) -> None:
     data = batches(manifest, augment="strong", mix=mix)
     whole = content(data.train_dataset(3))

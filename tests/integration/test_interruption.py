@@ -28,6 +28,7 @@ FLAGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_interrupted_is_130_and_the_same_command_gives_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

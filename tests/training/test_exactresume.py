@@ -73,7 +73,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], dict[s
     return fitted(tmp_path_factory.mktemp("whole"))[:2]
 
 
-@pytest.mark.parametrize("stop", [2, 3, 7])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 7]
+)
 def test_the_same_bits_and_the_same_last_epoch(whole: Any, tmp_path: Path, stop: int) -> None:
     with pytest.raises(Stop):
         fitted(tmp_path, stop)

@@ -258,11 +258,12 @@ def started(folder: Path, how: str) -> subprocess.Popen[str]:
 
 def test_of_two_processes_one_computes_and_both_finish(tmp_path: Path) -> None:
     both = [started(tmp_path, "go") for _ in range(2)]
-    computed = [int(process.communicate(timeout=60)[0]) for process in both]
+    # communicate() would lose what came in the same piece as "ready".
+    computed = [int(process.stdout.read()) for process in both if process.stdout]
     assert sorted(computed) == [0, 3]
     store = FeatureStore(tmp_path, "a" * 64, shapes=[(5,)], dtype="float32")
     assert store.missing(["a", "b", "c"]) == []
-    assert [process.returncode for process in both] == [0, 0]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
 
 
 def test_a_killed_writer_leaves_nothing_and_blocks_nobody(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def uninterrupted(fitting: Fitting, whole_folder: Path) -> Outcome:
 @pytest.mark.parametrize(
     ("where", "kept"),
     [
-        pytest.param((0, 0, 1), ("head", 0, 2), id="first phase"),
+        pytest.param((0, 0, 1), ("head", 0, 2), id="first phase", marks=pytest.mark.slow),
         pytest.param((0, 1, 2), ("head", 1, 3), id="last batch of a phase", marks=pytest.mark.slow),
         pytest.param((1, 0, 0), ("tune", 0, 1), id="first step of the second phase"),
         pytest.param((1, 1, 1), ("tune", 1, 2), id="second phase", marks=pytest.mark.slow),

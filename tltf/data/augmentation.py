@@ -7,14 +7,16 @@ since with a seed in a parallel ``map`` they are not reproducible.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from tltf.errors import ArgumentError
 from tltf.policies import POLICIES, Policy, policy
 
-__all__ = ["POLICIES", "Policy", "augment", "cutmix", "mixup", "policy"]
+__all__ = ["POLICIES", "Policy", "augment", "augmenter", "cutmix", "mixup", "policy"]
 
 
 def augment(image: tf.Tensor, policy: Policy, *, seed: tf.Tensor) -> tf.Tensor:
@@ -46,6 +48,17 @@ def augment(image: tf.Tensor, policy: Policy, *, seed: tf.Tensor) -> tf.Tensor:
         shift = 255.0 * policy.brightness * draws[5]
         moved = (moved - middle) * (1.0 + policy.contrast * draws[6]) + middle + shift
     return tf.clip_by_value(tf.ensure_shape(moved, image.shape), 0.0, 255.0)
+
+
+@functools.cache
+def augmenter(policy: Policy, size: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """:func:`augment` of ``(image, seed)`` for one size, traced once for all data sets."""
+    inputs = [tf.TensorSpec([size, size, 3]), tf.TensorSpec([2], tf.int32)]
+    return tf.function(
+        lambda image, seed: augment(image, policy, seed=seed),
+        input_signature=inputs,
+        autograph=False,
+    )
 
 
 def mixup(

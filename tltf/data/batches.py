@@ -7,7 +7,6 @@ That is what makes an interrupted run end bit for bit like an uninterrupted one.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -18,8 +17,8 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
-from tltf.data.augmentation import Policy, augment, cutmix, mixup, policy
-from tltf.data.decoding import load_image
+from tltf.data.augmentation import Policy, augmenter, cutmix, mixup, policy
+from tltf.data.decoding import image_reader
 from tltf.data.manifest import BadInputsError, Record, class_names
 from tltf.data.scan import find_unreadable
 from tltf.data.targets import label_array, weight_factor
@@ -268,8 +267,8 @@ class Batches:
         return examples.batch(self.batch_size, drop_remainder=False)
 
     def _image(self, i: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        image = _reader(self.image_size)(self._paths[i])
-        return image if seed is None else _changer(self.image_size, self.policy)(image, seed)
+        image = image_reader(self.image_size)(self._paths[i])
+        return image if seed is None else augmenter(self.policy, self.image_size)(image, seed)
 
     def _target(self, i: tf.Tensor, *, soft: bool = False) -> tf.Tensor:
         soft = soft and self._soft is not None
@@ -307,24 +306,6 @@ class Batches:
             return x, both[:, :-1], both[:, -1]
 
         return batches.enumerate(first).map(mixed, tf.data.AUTOTUNE, deterministic=True)
-
-
-@functools.cache
-def _reader(size: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """:func:`load_image`, traced once for all data sets and not once for each of them."""
-    path = tf.TensorSpec([], tf.string)
-    return tf.function(lambda p: load_image(p, size), input_signature=[path], autograph=False)
-
-
-@functools.cache
-def _changer(size: int, policy: Policy) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """:func:`augment`, traced once for all data sets."""
-    inputs = [tf.TensorSpec([size, size, 3]), tf.TensorSpec([2], tf.int32)]
-    return tf.function(
-        lambda image, seed: augment(image, policy, seed=seed),
-        input_signature=inputs,
-        autograph=False,
-    )
 
 
 def class_weights(

@@ -12,7 +12,9 @@ Every rule is a choice made once, here, so that what was tested is what is serve
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
@@ -103,6 +105,13 @@ def load_image(path: str | os.PathLike[str] | tf.Tensor, size: int) -> tf.Tensor
     if isinstance(path, str | Path):
         path = tf.constant(os.fsencode(path))
     return resize(decode(tf.io.read_file(path)), size)
+
+
+@functools.cache
+def image_reader(size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """:func:`load_image` of one size, traced once for all data sets and not once for each."""
+    path = tf.TensorSpec([], tf.string)
+    return tf.function(lambda p: load_image(p, size), input_signature=[path], autograph=False)
 
 
 def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
