@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tltf import storage
+from tltf import storage, tensorfile
 from tltf.errors import DataError, InputMissingError, StorageError
 
 RANDOM = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def everything() -> dict[str, np.ndarray]:
     """One array of every dtype and shape, with awkward names."""
     return {
         f"{name}/{shape}/ä b": (RANDOM.random(shape) * 100).astype(name)
-        for name in storage.DTYPES.values()
+        for name in tensorfile.DTYPES.values()
         for shape in SHAPES
     }
 
@@ -30,26 +30,26 @@ def everything() -> dict[str, np.ndarray]:
 def test_every_dtype_and_shape_comes_back(tmp_path: Path) -> None:
     tensors = {**everything(), "turned": np.arange(6.0).reshape(2, 3).T}
     tensors["extremes"] = np.array([np.nan, np.inf, -np.inf, -0.0, 5e-324])
-    storage.write_tensors(tmp_path / "t", tensors, metadata={"note": "größe"})
-    found, metadata = storage.read_tensors(tmp_path / "t")
+    tensorfile.write_tensors(tmp_path / "t", tensors, metadata={"note": "größe"})
+    found, metadata = tensorfile.read_tensors(tmp_path / "t")
     assert list(found) == list(tensors)
     assert metadata["note"] == "größe"
     for name, expected in tensors.items():
         assert (found[name].dtype, found[name].shape) == (expected.dtype, expected.shape)
         assert found[name].tobytes() == expected.tobytes()
-    storage.write_tensors(tmp_path / "none", {})
-    assert storage.read_tensors(tmp_path / "none")[0] == {}
+    tensorfile.write_tensors(tmp_path / "none", {})
+    assert tensorfile.read_tensors(tmp_path / "none")[0] == {}
 
 
 def test_what_was_read_cannot_be_changed_by_accident(tmp_path: Path) -> None:
-    storage.write_tensors(tmp_path / "t", {"a": np.zeros(3)})
+    tensorfile.write_tensors(tmp_path / "t", {"a": np.zeros(3)})
     with pytest.raises(ValueError, match="read-only"):
-        storage.read_tensors(tmp_path / "t")[0]["a"][0] = 1.0
+        tensorfile.read_tensors(tmp_path / "t")[0]["a"][0] = 1.0
 
 
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     tensors = {"a": RANDOM.random((3, 2)).astype("float32"), "b": np.array(7)}
-    storage.write_tensors(tmp_path / "t", tensors, metadata={"note": "x"})
+    tensorfile.write_tensors(tmp_path / "t", tensors, metadata={"note": "x"})
     good = (tmp_path / "t").read_bytes()
     flips = RANDOM.choice(8 * len(good), size=400, replace=False)
     silent = []
@@ -58,7 +58,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         data[flip // 8] ^= 1 << flip % 8
         (tmp_path / "t").write_bytes(data)
         try:
-            found, _ = storage.read_tensors(tmp_path / "t")
+            found, _ = tensorfile.read_tensors(tmp_path / "t")
         except StorageError:
             continue
         # A changed space of padding, or of our own note, harms no tensor.
@@ -71,15 +71,15 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
 
 
 def test_every_truncation_is_found(tmp_path: Path) -> None:
-    storage.write_tensors(tmp_path / "t", {"a": np.arange(5), "empty": np.zeros(0)})
+    tensorfile.write_tensors(tmp_path / "t", {"a": np.arange(5), "empty": np.zeros(0)})
     good = (tmp_path / "t").read_bytes()
     for length in range(len(good)):
         (tmp_path / "t").write_bytes(good[:length])
         with pytest.raises(StorageError, match="damaged file"):
-            storage.read_tensors(tmp_path / "t")
+            tensorfile.read_tensors(tmp_path / "t")
     (tmp_path / "t").write_bytes(good + b"\0")
     with pytest.raises(StorageError):
-        storage.read_tensors(tmp_path / "t")
+        tensorfile.read_tensors(tmp_path / "t")
 
 
 def test_a_header_that_lies_is_damage(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_header_that_lies_is_damage(tmp_path: Path) -> None:
         return tmp_path / "t"
 
     good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-    np.testing.assert_array_equal(storage.read_tensors(written(good))[0]["a"], [0.0, 0.0])
+    np.testing.assert_array_equal(tensorfile.read_tensors(written(good))[0]["a"], [0.0, 0.0])
     for wrong in (
         {"dtype": "F128"},
         {"shape": [3]},
@@ -106,12 +106,12 @@ def test_a_header_that_lies_is_damage(tmp_path: Path) -> None:
         {"data_offsets": None},
     ):
         with pytest.raises(StorageError, match="damaged file"):
-            storage.read_tensors(written({**good, **wrong}))
+            tensorfile.read_tensors(written({**good, **wrong}))
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="no such tensor file"):
-        storage.read_tensors(tmp_path / "t")
+        tensorfile.read_tensors(tmp_path / "t")
     with pytest.raises(InputMissingError, match="no such file"):
         storage.read_json(tmp_path / "t.json")
     (tmp_path / "t.json").write_text("{")
@@ -182,7 +182,7 @@ def test_a_folder_is_committed_whole_or_not(
 
 
 def test_not_finite_weights_are_named() -> None:
-    storage.check_finite({"a": np.ones(2), "ids": np.array([1])}, where="x")
+    tensorfile.check_finite({"a": np.ones(2), "ids": np.array([1])}, where="x")
     for bad in (np.nan, np.inf):
         with pytest.raises(DataError, match="NaN or infinity in 'b'"):
-            storage.check_finite({"a": np.ones(2), "b": np.array([1.0, bad])}, where="x")
+            tensorfile.check_finite({"a": np.ones(2), "b": np.array([1.0, bad])}, where="x")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tltf import sealed, storage
+from tltf import sealed, storage, tensorfile
 from tltf.backbones.tokens import tokens_layer
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
@@ -82,7 +82,7 @@ class Trained:
         with sealed.committed(folder) as temporary:
             saved.save_model(temporary, self.model)
             if self.familiarity is not None:
-                storage.write_tensors(temporary / FAMILIARITY, self.familiarity.tensors())
+                tensorfile.write_tensors(temporary / FAMILIARITY, self.familiarity.tensors())
             storage.write_json(temporary / DECISION, fields)
 
     def batches(self, records: Sequence[Record], *, batch_size: int = 32) -> Batches:
@@ -161,7 +161,7 @@ def load(folder: str | Path) -> Trained:
 
 
 def _familiarity(folder: Path) -> Familiarity:
-    tensors, _ = storage.read_tensors(folder / FAMILIARITY)
+    tensors, _ = tensorfile.read_tensors(folder / FAMILIARITY)
     return from_tensors(tensors)
 
 

@@ -23,7 +23,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base
 # compares; trained stands above serving, whose decision it carries, and below stages.
 ORDER = (
     *("errors", "legacy", "terminal", "methods", "policies", "checks", "interval", "spec"),
-    *("recipes", "storage", "sealed", "variables", "rundir"),
+    *("recipes", "storage", "tensorfile", "sealed", "variables", "rundir"),
     *("data", "backbones", "models", "training", "transfer", "adapt", "evaluation", "serving"),
     *("selection", "trained", "stages", "pipeline", "demo", "doctor", "cli"),
 )

@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 
 LIGHT = ("errors", "spec", "recipes", "rundir", "storage", "backbones.catalog", "evaluation.gate")
-HEAVY = ("tensorflow", "keras", "sklearn", "matplotlib", "tensorflow_datasets", "tensorflow_hub")
+HEAVY = (
+    "numpy",
+    "tensorflow",
+    "keras",
+    "sklearn",
+    "matplotlib",
+    "tensorflow_datasets",
+    "tensorflow_hub",
+)
 
 PROGRAM = """
 import contextlib, importlib, io, json, sys

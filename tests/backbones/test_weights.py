@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import pytest
 
-from tltf import sealed, storage, variables
+from tltf import sealed, storage, tensorfile, variables
 from tltf.backbones import backbone, runfile, weights
 from tltf.errors import (
     ArgumentError,
@@ -189,7 +189,7 @@ def write_run(folder: Path, base: keras.Model) -> None:
     weights_folder.mkdir(exist_ok=True)
     storage.write_text(weights_folder / runfile.ARCHITECTURE, base.to_json())
     arrays = variables.named_arrays(base.variables, prefix=runfile.PREFIX)
-    storage.write_tensors(weights_folder / runfile.WEIGHTS, arrays)
+    tensorfile.write_tensors(weights_folder / runfile.WEIGHTS, arrays)
     sealed.seal(weights_folder)
 
 

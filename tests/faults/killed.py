@@ -27,7 +27,7 @@ import tiny
 from absl import logging
 
 import tltf
-from tltf import rundir, sealed, storage
+from tltf import rundir, sealed, storage, tensorfile
 from tltf.models import saved
 from tltf.rundir import RunDir
 from tltf.serving import publish
@@ -143,7 +143,7 @@ def child(work: Callable[[], None]) -> int:
 def outcome(folder: Path) -> dict[str, Any]:
     """Hashes of everything that must be the same, and how it came about."""
     run = RunDir(folder / "run")
-    tensors, _ = storage.read_tensors(run.weights / "model.safetensors")
+    tensors, _ = tensorfile.read_tensors(run.weights / "model.safetensors")
     rows = [json.loads(line) for line in run.history.read_text().splitlines()]
     kept = [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in rows]
     return {

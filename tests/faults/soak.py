@@ -29,7 +29,7 @@ import numpy as np
 from absl import logging
 from pictures import write_digit_folder
 
-from tltf import storage
+from tltf import storage, tensorfile
 from tltf.cli import app
 from tltf.rundir import RunDir
 
@@ -80,7 +80,7 @@ def child(work: Callable[[], int], *, said: Path, kill_after: float | None = Non
 def outcome(run: Path) -> dict[str, Any]:
     """What must be the same however often a run was killed."""
     folder = RunDir(run)
-    tensors, _ = storage.read_tensors(folder.weights / "model.safetensors")
+    tensors, _ = tensorfile.read_tensors(folder.weights / "model.safetensors")
     state = hashlib.sha256()
     for array in tensors.values():
         state.update(np.ascontiguousarray(array).tobytes())

@@ -18,7 +18,7 @@ import pytest
 from absl import logging
 from faults import writer
 
-from tltf import sealed, storage
+from tltf import sealed, tensorfile
 from tltf.backbones import tensorfiles
 from tltf.data import headers, imagefile, tables
 from tltf.data.manifest import Manifest
@@ -79,7 +79,7 @@ def _quiet() -> None:
 def _tensors() -> bytes:
     folder, path = temporary(b"")
     with folder:
-        storage.write_tensors(path, {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros((0, 4))})
+        tensorfile.write_tensors(path, {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros((0, 4))})
         return path.read_bytes()
 
 
@@ -88,7 +88,7 @@ def _tensors() -> bytes:
 def test_tensor_files(data: bytes) -> None:
     folder, path = temporary(data)
     with folder:
-        answers(lambda: storage.read_tensors(path))
+        answers(lambda: tensorfile.read_tensors(path))
 
 
 def _with_header(value: Any) -> bytes:

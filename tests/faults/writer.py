@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from tltf import rundir, sealed, storage
+from tltf import rundir, sealed, storage, tensorfile
 from tltf.errors import TltfError
 from tltf.rundir import RunDir
 from tltf.serving import publish
@@ -52,7 +52,7 @@ def commits(folder: Path, steps: int) -> None:
     with rundir.opened(folder) as run:
         statefiles.write(run.states, state(steps))
         with sealed.committed(run.weights) as weights:
-            storage.write_tensors(weights / "model.safetensors", state(steps).tensors)
+            tensorfile.write_tensors(weights / "model.safetensors", state(steps).tensors)
             storage.write_json(weights / "decision.json", {"steps": steps})
         run.commit(run.history, f"{steps}\n", steps=steps)
         run.export.mkdir(exist_ok=True)

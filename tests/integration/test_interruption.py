@@ -12,7 +12,7 @@ import pytest
 from commands import tltf
 from pictures import write_digit_folder
 
-from tltf import storage
+from tltf import tensorfile
 from tltf.training.callbacks import FrozenCheck
 
 FLAGS: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_interrupted_is_130_and_the_same_command_gives_the_same_weights(
     assert not (workdir / "error.json").exists()
     # By value: names of seed states count up within this process.
     ours, theirs = (
-        list(storage.read_tensors(folder / "weights" / "model.safetensors")[0].values())
+        list(tensorfile.read_tensors(folder / "weights" / "model.safetensors")[0].values())
         for folder in (workdir, tmp_path / "whole")
     )
     assert [a.tobytes() for a in ours] == [a.tobytes() for a in theirs]

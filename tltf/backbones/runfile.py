@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from tltf import sealed, storage, variables
+from tltf import sealed, tensorfile, variables
 from tltf.backbones import architecture
 from tltf.backbones.hub.layer import check_at_hand, trusting
 from tltf.backbones.network import Backbone
@@ -44,9 +44,9 @@ def load(folder: str, *, weights: str, input_size: int | None) -> Backbone:
             next_action=f"leave it out, or pass {side}",
         )
     if weights != "none":
-        tensors, _ = storage.read_tensors(path / WEIGHTS)
+        tensors, _ = tensorfile.read_tensors(path / WEIGHTS)
         own = {key: value for key, value in tensors.items() if key.startswith(PREFIX)}
-        storage.check_finite(own, where=path / WEIGHTS)
+        tensorfile.check_finite(own, where=path / WEIGHTS)
         variables.assign(model.variables, list(own.values()), where=path / WEIGHTS)
     return model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from tltf import storage, variables
+from tltf import storage, tensorfile, variables
 from tltf.backbones import architecture as architectures
 from tltf.backbones import weights
 from tltf.backbones.hub.layer import check_at_hand, trusting
@@ -35,7 +35,7 @@ def save_model(folder: Path, model: keras.Model) -> None:
     storage.write_text(folder / ARCHITECTURE, model.to_json())
     if backbone is not None:
         storage.write_text(folder / BACKBONE, backbone.to_json())
-    storage.write_tensors(folder / WEIGHTS, tensors)
+    tensorfile.write_tensors(folder / WEIGHTS, tensors)
 
 
 def load_model(folder: Path) -> keras.Model:
@@ -54,8 +54,8 @@ def load_model(folder: Path) -> keras.Model:
             where=folder,
             next_action="let the training finish, or name another run",
         )
-    tensors, _ = storage.read_tensors(folder / WEIGHTS)
-    storage.check_finite(tensors, where=folder / WEIGHTS)
+    tensors, _ = tensorfile.read_tensors(folder / WEIGHTS)
+    tensorfile.check_finite(tensors, where=folder / WEIGHTS)
     with trusting():
         model = keras.models.model_from_json(architectures.read(architecture))
     check_at_hand(model)

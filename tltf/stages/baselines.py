@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tltf import rundir, storage
+from tltf import rundir, tensorfile
 from tltf.data.manifest import Manifest
 from tltf.errors import TltfError
 from tltf.evaluation import baselines, calibration, evaluate, verdict
@@ -223,11 +223,11 @@ def _trained_outputs(
             model = result.trained
             logits = model.logits(model.batches(manifest.split("test")))
             temperature = np.array([model.rule.temperature], np.float32)
-            storage.write_tensors(kept, {"logits": logits, "temperature": temperature})
+            tensorfile.write_tensors(kept, {"logits": logits, "temperature": temperature})
             # Its answers are all that is wanted of it.
             for name in (run.states, run.weights):
                 rundir.remove(name)
-        tensors, _ = storage.read_tensors(kept)
+        tensors, _ = tensorfile.read_tensors(kept)
     return calibration.apply_temperature(
         tensors["logits"], float(tensors["temperature"][0]), task=manifest.task
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tltf import sealed, storage
+from tltf import sealed, storage, tensorfile
 from tltf.errors import TltfError
 
 KEEP = 2
@@ -59,7 +59,7 @@ def write(folder: Path, state: State) -> Path:
         raise storage.storage_error(error, folder) from error
     final = folder / _name(state)
     with sealed.committed(final) as temporary:
-        storage.write_tensors(temporary / TENSORS, state.tensors)
+        tensorfile.write_tensors(temporary / TENSORS, state.tensors)
         fields = {
             "format": FORMAT,
             "position": vars(state.position),
@@ -95,7 +95,7 @@ def _read(folder: Path) -> State:
     fields = storage.read_sealed(folder / FIELDS)
     if fields["format"] != FORMAT:
         raise ValueError(f"state format {fields['format']}, expected {FORMAT}")
-    tensors, _ = storage.read_tensors(folder / TENSORS)
+    tensors, _ = tensorfile.read_tensors(folder / TENSORS)
     return State(
         position=Position(**fields["position"]),
         steps_done=fields["steps_done"],
