@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
@@ -165,6 +166,21 @@ def test_an_architecture_names_no_code(tmp_path: Path, layer: dict[str, Any]) ->
 def test_layers_of_keras_and_tltf_are_fine(tmp_path: Path) -> None:
     for module in ("keras.layers", "tltf.backbones.layers", "keras.src.models.functional", None):
         assert architecture.read(written(tmp_path, {"module": module, "class_name": "Dense"}))
+
+
+def test_layers_that_keras_own_networks_bring_along_are_known(tmp_path: Path) -> None:
+    for layer in (
+        keras.applications.ConvNeXtTiny(weights=None, include_top=False, input_shape=(32, 32, 3)),
+        keras.applications.InceptionResNetV2(
+            weights=None, include_top=False, input_shape=(75, 75, 3)
+        ),
+    ):
+        (tmp_path / "a.json").write_text(layer.to_json())
+        assert architecture.read(tmp_path / "a.json")
+    module = keras.applications.ConvNeXtTiny.__module__
+    network = {"module": module, "class_name": "ConvNeXtTiny", "config": {}}
+    with pytest.raises(SecurityError):
+        architecture.read(written(tmp_path, network))
 
 
 def test_keras_2_in_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,13 @@ _KINDS = (
 # Functional models are written down with the private name of their module.
 _PLACES = ("keras", ".".join(("keras", "src")))
 MODULES = ("tltf", *(f"{place}.{kind}" for place in _PLACES for kind in _KINDS))
+# Layers that three of Keras' own networks bring along; nothing else of those modules may be named.
+_NETWORKS = ".".join(("keras", "src", "applications"))
+OF_NETWORKS = {
+    (f"{_NETWORKS}.convnext", "LayerScale"),
+    (f"{_NETWORKS}.convnext", "StochasticDepth"),
+    (f"{_NETWORKS}.inception_resnet_v2", "CustomScaleLayer"),
+}
 CODE = {"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer"}
 
 
@@ -35,8 +42,8 @@ def read(path: Path) -> str:
     value = _without_compilation(storage.read_json(path))
     for where, named in _named(value):
         module, kind = named.get("module"), named.get("class_name")
-        foreign = module not in (None, "keras") and not _known(module)
-        if foreign or kind in CODE:
+        ours = module in (None, "keras") or (module, kind) in OF_NETWORKS or _known(module)
+        if not ours or kind in CODE:
             raise SecurityError(
                 f"the architecture names {module}.{kind}, which would run the file's own code",
                 where=f"{path.name}: {where or 'top'}",
