@@ -23,8 +23,9 @@ FAMILIES = (
     *("Xception", "NASNetMobile", "MobileNet", "MobileNetV2", "MobileNetV3Small"),
     *("EfficientNetB0", "EfficientNetV2B0", "ConvNeXtTiny"),
 )
-GRAPH_BYTES = 3_500_000
-"""A graph of thousands of operations costs the same whatever the weights are."""
+GRAPH_BYTES, GRAPH_BYTES_A_VARIABLE = 300_000, 7_000
+"""A graph costs the same however wide its layers are: about 5 kB for each variable, since the
+network, TensorFlow's functions that save and restore, and every signature name them all."""
 
 
 def sixteen_bits(seed: int) -> bytes:
@@ -80,10 +81,12 @@ def check_servable(name: str, tmp_path: Path) -> None:
     weights = sum(v.numpy().nbytes for v in model.weights)
     stored = sum(path.stat().st_size for path in (folder / "variables").iterdir())
     assert weights <= stored + 64 <= 1.1 * weights + 30_000
-    assert (folder / "saved_model.pb").stat().st_size <= GRAPH_BYTES
+    graph = (folder / "saved_model.pb").stat().st_size
+    assert graph <= GRAPH_BYTES + GRAPH_BYTES_A_VARIABLE * len(model.weights)
     whole = [p for p in folder.rglob("*") if p.is_file() and p.parent.name != "assets.extra"]
     share = sum(p.stat().st_size for p in whole) / weights
-    print(f"{name}: weights {weights / 1e6:.1f} MB, servable {100 * share:.1f} % of that")
+    print(f"{name}: weights {weights / 1e6:.1f} MB, servable {100 * share:.1f} % of that,"
+          f" graph {graph / 1e6:.2f} MB for {len(model.weights)} variables")  # fmt: skip
 
 
 def test_a_small_backbone(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def test_wilson_covers_93_to_97_percent(n):
     truths = rng.uniform(0.5, 0.97, 4000)
     ends = np.array([intervals.wilson(rng.binomial(n, truth), n) for truth in truths])
     share = ((ends[:, 0] <= truths) & (truths <= ends[:, 1])).mean()
-    print(f"n={n}: the 95 % interval of an accuracy covers it in {100 * share:.1f} % of 4,000 draws")
+    print(
+        f"n={n}: the 95 % interval of an accuracy covers it in {100 * share:.1f} % of 4,000 draws"
+    )
     assert 0.93 <= share <= 0.97
 
 
