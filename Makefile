@@ -10,7 +10,7 @@ INSTALL = @echo 'installing tltf and what it needs into $(VENV), which takes min
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable
 CODE := tltf tests experiments
 # two processes, each of which imports TensorFlow once and keeps a file's tests together
-TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile
+TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # what needs no TensorFlow, so that mypy sees every type
 TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py recipes.py storage.py tensorfile.py sealed.py interval.py rundir.py \
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \

@@ -181,3 +181,17 @@ def test_the_names_are_the_ones_that_clear_knows() -> None:
     run = RunDir(Path("x"))
     properties = [n for n, v in vars(RunDir).items() if isinstance(v, property)]
     assert {getattr(run, name).name for name in properties} <= set(rundir.OURS)
+
+
+def test_the_holder_may_clear_away_the_probe_of_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch = Path.touch
+
+    def cleared(self: Path) -> None:
+        touch(self)
+        sealed.remove_litter(self.parent)
+
+    monkeypatch.setattr(Path, "touch", cleared)
+    rundir.check_writable(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []

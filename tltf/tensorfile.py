@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from tltf import storage
 from tltf.errors import DataError, InputMissingError
-from tltf.storage import damaged, storage_error, write_pieces
+from tltf.storage import damaged, storage_error
 
 MAX_HEADER_BYTES = 100_000_000
 DTYPES = {
@@ -68,7 +69,7 @@ def write_tensors(
     header["__metadata__"] = {**(metadata or {}), "sha256": state.hexdigest()}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
-    write_pieces(path, [struct.pack("<Q", len(head)), head, *buffers])
+    storage.write_pieces(path, [struct.pack("<Q", len(head)), head, *buffers])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -85,13 +85,13 @@ def session(folder: Path, label: str, n: int) -> None:
     """Training, weights, report and export, as far as they go before the kill."""
     tf.config.run_functions_eagerly(True)
     killer = Killer(folder, label, n)
-    write = storage._write_pieces
+    write = storage.write_pieces
 
     def written(*arguments: Any) -> None:
         killer.event("commit")
         write(*arguments)
 
-    storage._write_pieces = written
+    storage.write_pieces = written
     evaluate = keras.Model.evaluate
     keras.Model.evaluate = lambda self, *a, **k: evaluate(self, *a, callbacks=[killer], **k)
     with rundir.opened(folder / "run") as run:

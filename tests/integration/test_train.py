@@ -281,6 +281,7 @@ def test_the_data_may_not_change_under_a_run(
     assert "the data changed since the run began: examples: 36 -> 37" in done.last_line
 
 
+@pytest.mark.slow
 def test_a_run_can_be_transferred(trained: tuple[Path, Done], tmp_path: Path) -> None:
     workdir, _ = trained
     other = write_digit_folder(tmp_path / "other", (3, 4), 14)

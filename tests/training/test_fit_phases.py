@@ -280,6 +280,7 @@ class Forbidden(keras.callbacks.Callback):
         raise AssertionError("a step was trained")
 
 
+@pytest.mark.slow
 def test_early_stopping_survives_the_interruption(fitting: Fitting, tmp_path: Path) -> None:
     """The waiting epochs are part of the state."""
 
