@@ -20,7 +20,7 @@ TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py re
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo      the whole story offline, in about two minutes'
+	@echo 'make demo      the whole story offline, in two to three minutes after installation'
 	@echo 'make test      the offline suite; TLTF_TEST_DATA=FOLDER adds the tests on real data'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make check     format, lint, types, then make test'
