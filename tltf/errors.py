@@ -158,6 +158,8 @@ def printable(text: str) -> str:
     >>> printable("a\\x1b[31mb")
     'a\\\\x1b[31mb'
     """
+    if text.isascii() and text.isprintable():  # all but a few, and pictures as long as a book
+        return text
     return "".join(
         c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode("ascii")
         for c in text

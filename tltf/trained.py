@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +112,19 @@ class Trained:
 
     def logits(self, data: Batches) -> np.ndarray:
         """float32 ``[n, C]`` in the order of the records."""
-        return _outputs(self.model, data)
+        return _outputs(self._answers, data)
 
     def features(self, data: Batches) -> np.ndarray:
         """Pooled features float32 ``[n, D]`` in the order of the records."""
-        return _outputs(feature_model(self.model), data)
+        return _outputs(self._features, data)
+
+    @functools.cached_property
+    def _answers(self) -> tf.types.experimental.PolymorphicFunction:
+        return _compiled(self.model)
+
+    @functools.cached_property
+    def _features(self) -> tf.types.experimental.PolymorphicFunction:
+        return _compiled(feature_model(self.model))
 
     @property
     def intake(self) -> Intake:
@@ -196,9 +205,13 @@ def check_classes(known: Sequence[str], found: Sequence[str], *, where: object) 
         )
 
 
-def _outputs(model: keras.Model, data: Batches) -> np.ndarray:
-    step = tf.function(
-        lambda x: tf.cast(model(x, training=False), tf.float32), reduce_retracing=True
-    )
+def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+    return tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
+
+
+def _outputs(step: tf.types.experimental.PolymorphicFunction, data: Batches) -> np.ndarray:
     with data.naming_unreadable():
-        return np.concatenate([step(x).numpy() for x, _, _ in data.eval_dataset()])
+        batches = data.eval_dataset()
+        # One trace for every batch size and text length, of this data and of the next.
+        concrete = step.get_concrete_function(batches.element_spec[0])
+        return np.concatenate([concrete(x).numpy() for x, _, _ in batches])

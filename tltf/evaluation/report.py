@@ -66,6 +66,7 @@ def write_html(
     *,
     title: str = "Transfer report",
     pictures: Mapping[str, bytes] | None = None,
+    figures: Mapping[str, bytes] | None = None,
 ) -> str:
     """The page as text; save it as UTF-8.
 
@@ -76,6 +77,8 @@ def write_html(
       title: of the page, for example the name of the run folder.
       pictures: name -> JPEG of the examples that the report names; without them the gallery is a
         list.
+      figures: those of :func:`tltf.evaluation.plots.report_figures` in the light theme, where
+        they are drawn already.
 
     Example:
       >>> from tltf.evaluation.evaluate import evaluate
@@ -84,7 +87,8 @@ def write_html(
       True
     """
     provenance = report.get("provenance") or {}
-    figures = _figures(report, history)
+    light = report_figures(report, history) if figures is None else figures
+    shown_figures = _figures(light, report_figures(report, history, theme="dark"))
     view = {
         "title": title,
         "report": report,
@@ -94,8 +98,8 @@ def write_html(
         "backbone": backbone_name(report),
         "data": _data(report.get("data")),
         "plan": [{k: r.get(k, "") for k in PLAN_COLUMNS} for r in report.get("plan") or []],
-        "figures": figures,
-        "training": [n for n in figures if n.startswith(("training_", "learning_rate"))],
+        "figures": shown_figures,
+        "training": [n for n in shown_figures if n.startswith(("training_", "learning_rate"))],
         "calibration": report.get("calibration"),
         "reject": report.get("reject"),
         "metrics": [metric_row(n, e) for n, e in _ordered(report["metrics"])],
@@ -264,8 +268,7 @@ def _jpeg_uri(data: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
-def _figures(report: Mapping[str, Any], history: History) -> dict[str, dict[str, str]]:
-    light, dark = (report_figures(report, history, theme=theme) for theme in ("light", "dark"))
+def _figures(light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
     figures = {}
     for name in light:
         plain = name.removeprefix("training_").replace("_", " ")

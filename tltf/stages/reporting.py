@@ -242,10 +242,11 @@ def write_report(
             storage.write_bytes(examples / name, jpeg)
     else:
         pictures = pictures_of(folder)
-    for name, png in plots.report_figures(found, history).items():
+    figures = plots.report_figures(found, history)
+    for name, png in figures.items():
         storage.write_bytes(folder / f"{name}.png", png)
     storage.write_text(
         folder / "report.html",
-        report.write_html(found, history, title=title, pictures=pictures or {}),
+        report.write_html(found, history, title=title, pictures=pictures or {}, figures=figures),
     )
     storage.write_json(folder / "report.json", found)
