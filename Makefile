@@ -28,7 +28,7 @@ help:
 	@echo 'make bench-transfer  transfer methods against the source alone'
 	@echo 'make faults    every fault of the table, row by row; make test-tools before it'
 	@echo 'make fuzz      foreign bytes at every door, with a long budget'
-	@echo 'make soak      half an hour of real runs under random kills and faults'
+	@echo 'make soak      up to an hour of real runs, with 200 random kills and other faults'
 	@echo 'make views     accuracy of stored augmented views'
 	@echo 'make bench-hf  text training beside Transformers and PyTorch'
 	@echo 'make clean     removes .venv, caches and build litter'
@@ -74,7 +74,7 @@ fuzz: $(VENV)/.installed-test
 	TLTF_FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(RUN) -m pytest tests/faults/test_fuzz.py
 
 soak: $(VENV)/.installed-test
-	PYTHONPATH=tests $(RUN) -m faults.soak --minutes=$(or $(MINUTES),30) --kills=$(or $(KILLS),200)
+	PYTHONPATH=tests $(RUN) -m faults.soak --minutes=$(or $(MINUTES),60) --kills=$(or $(KILLS),200)
 
 # accuracy of stored views against on-the-fly augmentation; VIEWS='--seeds=5 --sets=cats_dogs'
 views: $(VENV)/.installed
