@@ -44,19 +44,20 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def test_phases_on_a_dataset_and_their_history(tmp_path: Path) -> None:
     model = tiny.classifier(head_dropout=0.2)
     before = tiny.values(model)
+    folder = tmp_path / "not" / "yet"
     result = tltf.fit_phases(
         model,
         PLAN,
         tiny.dataset(),
         validation=tiny.dataset(6, seed=1),
-        folder=tmp_path,
+        folder=folder,
         progress=False,
     )
     assert [(row["phase"], row["epoch"]) for row in result.history] == [
         *(("head", 1), ("head", 2)),
         *(("tune", 1), ("tune", 2), ("tune", 3)),
     ]
-    assert rows_of(tmp_path) == json.loads(json.dumps(result.history))
+    assert rows_of(folder) == json.loads(json.dumps(result.history))
     keys = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds"}
     assert all(keys <= row.keys() for row in result.history)
     assert set(result.movements["head"].moved) == {"head/logits/kernel", "head/logits/bias"}

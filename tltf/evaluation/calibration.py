@@ -19,7 +19,7 @@ from tltf.evaluation.metrics import (
 )
 
 TEMPERATURE_RANGE = (0.05, 20.0)
-PRIOR_SPREAD = 0.5
+PRIOR_SPREAD = 0.2
 """Standard deviation of log T before anything is known."""
 
 Bin = dict[str, float | int | None]
@@ -29,9 +29,10 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, *, task: str) -> floa
     """The T in [0.05, 20] whose ``softmax(logits / T)`` has the least log-loss.
 
     Minimises over log T, by Brent's method, ``sum_i -log p_T(targets[i]) + (log T)^2 / 2 s^2``
-    with s = 0.5: a prior that finds T = 0.6 or 1.6 as likely as one standard deviation. It keeps
-    T from running to its limit when validation has no error, as 45 photos of cats and dogs may
-    have none, and is forgotten where there are errors to learn from. (Smoothed targets, as of
+    with s = 0.2: a prior for which T = 0.8 and T = 1.2 are one standard deviation away. It holds T
+    back where validation says little: 45 photos of cats and dogs without an error would drive it
+    to its limit, and the two mild errors of 90 hand signs ask for T = 0.6, which the worse errors
+    of the next 90 pay for. Among a thousand records it is forgotten. (Smoothed targets, as of
     Platt 1999, soften the answers of a model that is simply right.) multi_label uses sigmoids and
     binary cross-entropy.
 

@@ -177,11 +177,13 @@ class PhaseCache:
 
     def _opened(self, cut: Boundary) -> dict[str, FeatureStore]:
         shapes = [self.train.row_shape(shape) for shape in cut.shapes]
-        how: dict[str, Any] = {"reading": reading(self.train), "shapes": shapes}
-        return {
-            dtype: features.opened_store(self.cache.folder, cut, dtype=dtype, **how)
-            for dtype in dict.fromkeys((self.cache.dtype, EXACT))
-        }
+        return features.opened_stores(
+            self.cache.folder,
+            cut,
+            reading=reading(self.train),
+            dtypes=(self.cache.dtype, EXACT),
+            shapes=shapes,
+        )
 
     def _fill(self, cut: Boundary, stores: dict[str, FeatureStore], jobs: Sequence[Job]) -> None:
         started = time.monotonic()

@@ -127,11 +127,23 @@ def opened_store(
     dtype: str,
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> FeatureStore:
-    """The store of this prefix below ``folder``, with a readable ``prefix.json``.
+    """As :func:`opened_stores`, the one of a single dtype."""
+    return opened_stores(folder, boundary, reading=reading, dtypes=(dtype,), shapes=shapes)[dtype]
+
+
+def opened_stores(
+    folder: Path,
+    boundary: Boundary,
+    *,
+    reading: Mapping[str, Any],
+    dtypes: Sequence[str],
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> dict[str, FeatureStore]:
+    """The stores of this prefix below ``folder``, each with a readable ``prefix.json``.
 
     Args:
       reading: how an example becomes the prefix' input, :func:`tltf.data.reading.reading`.
-      dtype: of stored floats.
+      dtypes: of stored floats.
       shapes: those of the boundary with numbers for the axis of tokens, where there is one.
     """
     ingredients = {
@@ -144,11 +156,15 @@ def opened_store(
     arrays = (keras.ops.convert_to_numpy(v.value) for v in boundary.prefix.variables)
     digest = prefix_digest(ingredients, arrays)
     stored = shapes or [[side or 0 for side in shape] for shape in boundary.shapes]
-    store = FeatureStore(folder, digest, shapes=stored, dtype=dtype, kinds=boundary.kinds or None)
-    about = {"digest": digest, "about": str(boundary), "dtype": dtype, "reading": dict(reading)}
-    if not (store.folder / PREFIX).exists():
-        storage.write_json(store.folder / PREFIX, about)
-    return store
+    kinds = boundary.kinds or None
+    stores = {}
+    for dtype in dict.fromkeys(dtypes):
+        store = FeatureStore(folder, digest, shapes=stored, dtype=dtype, kinds=kinds)
+        about = {"digest": digest, "about": str(boundary), "dtype": dtype, "reading": dict(reading)}
+        if not (store.folder / PREFIX).exists():
+            storage.write_json(store.folder / PREFIX, about)
+        stores[dtype] = store
+    return stores
 
 
 def extract(

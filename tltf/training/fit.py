@@ -74,9 +74,9 @@ def fit_phases(
       callbacks: further Keras callbacks; they see each phase as one ``fit`` of ``model``, and
         the numbers, texts and arrays they hold as attributes are part of the saved state.
       cache: keep what is frozen in a FeatureStore (``Batches`` only); None computes it anew.
-      folder: where states and history.jsonl go; the same call again then resumes, to the same
-        bits if ``train`` gives the same batches again (:class:`Batches` does, a ``tf.data.Dataset``
-        that shuffles by itself does not). None keeps nothing.
+      folder: where states and history.jsonl go, made if need be; the same call again then
+        resumes, to the same bits if ``train`` gives the same batches again (:class:`Batches`
+        does, a ``tf.data.Dataset`` that shuffles by itself does not). None keeps nothing.
       resumed: told ``{phase, epoch, step}`` before training goes on from a state.
       save_every: at most this much work is lost by a kill: ``30s``, ``50steps``, or ``auto``
         (30 s, longer where saving would cost more than 5 % of the time).
@@ -98,7 +98,7 @@ def fit_phases(
     objective = Objective(task, loss, metrics, label_smoothing, jit_compile, head_solver)
     data = loop.DatasetEpochs(train) if isinstance(train, tf.data.Dataset) else train
     images = validation.eval_dataset() if isinstance(validation, Batches) else validation
-    folder = Path(folder) if folder is not None else None
+    folder = _made(folder)
     interval = save_every if isinstance(save_every, SaveInterval) else save_interval(save_every)
     state = states.newest(folder / "state") if folder else None
     with stop_requests() as stop:
@@ -118,6 +118,13 @@ def fit_phases(
             movements[phase.name] = run(data, images, here, list(callbacks))
     begun = _resumed_from(plan, state) if state is not None else None
     return FitResult(session.history, movements, begun, session.steps_done, stored)
+
+
+def _made(folder: str | Path | None) -> Path | None:
+    if folder is None:
+        return None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
 
 
 def _phase_cache(
