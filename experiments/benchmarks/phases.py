@@ -42,7 +42,7 @@ def one_pass(photos: Photos, *, name: str, weights: str, pairs: int, work: Path)
 
     def ours() -> float:
         model = model_of(name, weights, photos)
-        cache = _fresh(work / "g1")
+        cache = fresh_cache(work / "g1")
         plan = [Phase("head", HEAD_EPOCHS, RATES[0], unfreeze="none")]
         return seconds(
             lambda: fit_phases(
@@ -129,7 +129,7 @@ def _course(
             course.points.append((time.perf_counter() - started, logs["val_accuracy"]))
 
     train, validation = photos.batches("train", **views), photos.batches("val")
-    fit = fit_phases(model, plan, train, validation=validation, cache=_fresh(work / "g2"),
+    fit = fit_phases(model, plan, train, validation=validation, cache=fresh_cache(work / "g2"),
                      callbacks=[Note()], progress=False)  # fmt: skip
     course.seconds = time.perf_counter() - started
     test = photos.batches("test")
@@ -144,7 +144,7 @@ def step_gain(photos: Photos, *, name: str, weights: str, pairs: int, work: Path
     phase = Phase("tune", 1, RATES[1], unfreeze=UNFREEZE[name])
     data = photos.batches("train", batch_size=16)
     model = model_of(name, weights, photos)
-    stored = PhaseCache(_fresh(work / "g3"), model, plan=[phase], train=data,
+    stored = PhaseCache(fresh_cache(work / "g3"), model, plan=[phase], train=data,
                         validation=photos.batches("val"), progress=False)  # fmt: skip
     freezing.set_trainable(model, phase.unfreeze)
     cached = stored.phase(phase)
@@ -227,7 +227,8 @@ def _quiet(sentence: str) -> None:
     del sentence
 
 
-def _fresh(folder: Path) -> Cache:
+def fresh_cache(folder: Path) -> Cache:
+    """An empty store that is used whatever it gains."""
     shutil.rmtree(folder, ignore_errors=True)
     return Cache(folder=folder, always=True, say=_quiet)
 

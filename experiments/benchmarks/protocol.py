@@ -75,11 +75,11 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def save(rows: Iterable[Row], path: Path) -> None:
-    """The rows as JSON with the machine they come from; rows of other goals in it are kept."""
+    """The rows as JSON with the machine they come from; other rows in it are kept."""
     rows = list(rows)
-    goals = {row.goal for row in rows}
+    measured = {(row.goal, row.what) for row in rows}
     before = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
-    kept = [row for row in before if row["goal"] not in goals]
+    kept = [row for row in before if (row["goal"], row["what"]) not in measured]
     new = [
         {**asdict(row), "median": row.median, "low": min(row.values), "high": max(row.values),
          "met": row.met, "load_after": os.getloadavg()[0]}

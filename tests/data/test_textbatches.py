@@ -92,3 +92,16 @@ def test_odd_texts_and_counts() -> None:
             [Record(id="p", path="p.jpg")], tokenizer=TOKENIZER, max_length=8, classes=(),
             task="regression", batch_size=2,
         )  # fmt: skip
+
+
+def test_a_megabyte_of_text_is_cut_and_counted() -> None:
+    """One endless word, as many short ones, and bytes that are no text: none is refused."""
+    texts = ["a" * 1_000_000, "a b " * 250_000, "\ufffd", "a\udcff b", "c d"]
+    long = [Record(id=str(i), label="xy"[i % 2], text=text) for i, text in enumerate(texts)]
+    data = TextBatches(long, tokenizer=TOKENIZER, classes=("x", "y"), max_length=32,
+                       batch_size=8, task="single_label")  # fmt: skip
+    (ids,) = [x.numpy() for x, _, _ in data.eval_dataset()]
+    assert ids.shape == (5, 32)
+    assert data.truncated == 1
+    assert (ids[1] > 0).all()
+    assert (ids[0] > 0).sum() == 3  # [CLS] [UNK] [SEP], as for any word that is too long

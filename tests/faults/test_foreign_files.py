@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tltf
-from tltf.backbones import architecture, foreign
+from tltf.backbones import architecture, foreign, tensorfiles
 from tltf.cli import quiet
 from tltf.errors import DataError, MismatchError, SecurityError
 
@@ -194,3 +194,12 @@ def test_keras_2_in_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         quiet.import_tensorflow()
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")
     quiet.legacy.refuse()
+
+
+def test_numbers_that_float32_cannot_hold_are_refused(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F64", "shape": [2], "data_offsets": [0, 16]}}).encode()
+    data = np.array([1.0, 1e300]).tobytes()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    with pytest.raises(DataError, match="w holds numbers beyond float32"):
+        np.asarray(tensorfiles.open_folder(tmp_path)["w"])

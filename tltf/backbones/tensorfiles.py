@@ -114,7 +114,13 @@ def _reader(
         if entry["dtype"] == "BF16":
             # bfloat16 is the upper half of a float32.
             return (array.astype(np.uint32) << 16).view(np.float32)
-        return array.astype(np.float32) if array.dtype.kind == "f" else np.asarray(array)
+        if array.dtype.kind != "f":
+            return np.asarray(array)
+        with np.errstate(over="ignore"):
+            values = array.astype(np.float32)
+        if np.isfinite(array).all() and not np.isfinite(values).all():
+            raise DataError(f"{name} holds numbers beyond float32", where=path)
+        return values
 
     return read
 
