@@ -272,7 +272,9 @@ def opened(path: str | Path, *, fresh: bool = False) -> Iterator[RunDir]:
     try:
         yield run
     finally:
-        os.close(held)
+        # Linux gives the descriptor back, and with it the lock, also where closing fails.
+        with contextlib.suppress(OSError):
+            os.close(held)
 
 
 @contextlib.contextmanager

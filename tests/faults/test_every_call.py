@@ -78,7 +78,7 @@ def injected(start: Path, place: Path, injection: str, counts: Counter[str]) -> 
             shutil.copytree(start, place / f"{call}-{i + 1}")
     strace = [str(STRACE), "-f", "-qq", "-o", "/dev/null", "-e", f"trace={','.join(counts)}"]
     for call in counts:
-        strace += ["-e", f"inject={call}:{injection}:when={writer.AT}"]
+        strace += ["-e", f"inject={call}:{injection}:when={writer.at(call)}"]
     return run(strace, place)
 
 

@@ -114,7 +114,10 @@ def _committed(folder: Path) -> list[Path]:
     """By progress."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=_order)
+    try:
+        return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=_order)
+    except OSError as error:
+        raise storage.storage_error(error, folder) from error
 
 
 def _order(folder: Path) -> tuple[int, ...]:
