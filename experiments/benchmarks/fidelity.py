@@ -20,7 +20,7 @@ from tltf.training.fit import fit_phases
 from tltf.training.stored import stored_prefixes
 
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
-SIZES = (1000, 4000)
+SIZES = (4000, 16000)
 
 TRAINS = """
 import resource, sys
