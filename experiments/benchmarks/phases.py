@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,10 @@ import keras
 import numpy as np
 
 import tltf
-from experiments.benchmarks import guide
+from experiments.benchmarks import guide, start
 from experiments.benchmarks.guide import Course
 from experiments.benchmarks.photos import Photos
-from experiments.benchmarks.protocol import Row, interleaved, ratios, seconds
+from experiments.benchmarks.protocol import Row, bootstrapped, interleaved, ratios, seconds
 from tltf.models.initial import seeded_initializers
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 from tltf.training import boundary, convex, features, freezing
@@ -24,8 +26,8 @@ from tltf.training.caching import Cache, PhaseCache
 from tltf.training.fit import fit_phases
 from tltf.training.phases import enter_phase
 
-HEAD_EPOCHS, TUNE_EPOCHS = 20, 10
-RATES = (1e-3, 1e-4)
+RATES = guide.RATES
+HEAD_EPOCHS, TUNE_EPOCHS = guide.EPOCHS
 UNFREEZE = {"MobileNetV2": "last:2", "ResNet50": "last:1", "EfficientNetB0": "last:2"}
 
 
@@ -72,45 +74,66 @@ def against_guide(
 ) -> list[Row]:
     """G2a and G2b: both phases of the guide's recipe against ours."""
     unfreeze = UNFREEZE[name]
-    model = model_of(name, weights, photos)
-    blocks = freezing.select(freezing.model_blocks(model), unfreeze)
-    unfrozen = [layer.name for layer in blocks]
+    unfrozen = _unfrozen(name, weights, photos)
     sides: dict[str, list[Course]] = {"guide": [], "tltf": []}
 
     def theirs() -> float:
+        seed = len(sides["guide"])
         sides["guide"].append(
             guide.trained(
-                photos,
+                photos.split_by(seed).folders,
+                image_size=photos.image_size,
                 backbone=name,
                 weights=None if weights == "none" else weights,
-                epochs=(HEAD_EPOCHS, TUNE_EPOCHS),
+                epochs=guide.EPOCHS,
                 rates=RATES,
                 unfrozen=unfrozen,
                 augment=augment,
+                seed=seed,
             )
         )
         return sides["guide"][-1].seconds
 
     def ours() -> float:
         views = {"augment": "flip,rotation=36", "views": 4} if augment else {}
-        sides["tltf"].append(_course(photos, name, weights, unfreeze, work, views))
+        again = photos.split_by(len(sides["tltf"]))
+        sides["tltf"].append(_course(again, name, weights, unfreeze, work, views))
         return sides["tltf"][-1].seconds
 
     values = ratios(*interleaved(theirs, ours, pairs=pairs))
     goal = "G2b" if augment else "G2a"
     least = 4 if augment else {"MobileNetV2": 5, "ResNet50": 8}.get(name, 4)
-    accuracy = {k: float(np.mean([c.test_accuracy for c in v])) for k, v in sides.items()}
-    note = _size(photos)
-    if weights != "none":
-        note += ", test accuracy {tltf:.3f} against {guide:.3f}".format(**accuracy)
     details = {
         "courses": {k: [c.points for c in v] for k, v in sides.items()},
         "seconds": {k: [c.seconds for c in v] for k, v in sides.items()},
-        "accuracy": accuracy,
     }
     what = f"{name} guide / tltf, {HEAD_EPOCHS}+{TUNE_EPOCHS} epochs, {unfreeze}"
-    return [Row(goal=goal, what=what, values=values, target=f">= {least}", note=note,
+    rows = [Row(goal=goal, what=what, values=values, target=f">= {least}", note=_size(photos),
                 details=details)]  # fmt: skip
+    return rows if weights == "none" else [*rows, _compared(goal, name, sides)]
+
+
+def _unfrozen(name: str, weights: str, photos: Photos) -> list[str]:
+    """The layers that our tune phase trains, for the other side."""
+    blocks = freezing.model_blocks(model_of(name, weights, photos))
+    return [layer.name for layer in freezing.select(blocks, UNFREEZE[name])]
+
+
+def _compared(goal: str, name: str, sides: dict[str, list[Course]]) -> Row:
+    """Test accuracy of ours less the guide's, paired by image; every seed is another split."""
+    pairs = list(zip(sides["tltf"], sides["guide"], strict=True))
+    found = bootstrapped([{i: int(a.right[i]) - int(b.right[i]) for i in a.right}
+                          for a, b in pairs])  # fmt: skip
+    means = {k: np.mean([np.mean(list(c.right.values())) for c in v]) for k, v in sides.items()}
+    return Row(
+        goal=goal,
+        what=f"{name} test accuracy, tltf - guide, points, lower 95 % bound",
+        values=(100 * found.low,),
+        target="> -1",
+        note=f"difference {100 * found.difference:+.2f} to at most {100 * found.high:+.2f}, "
+        f"{means['tltf']:.4f} against {means['guide']:.4f}, {len(pairs)} seeds, "
+        f"{found.images} images",
+    )
 
 
 def _course(
@@ -133,10 +156,38 @@ def _course(
                      callbacks=[Note()], progress=False)  # fmt: skip
     course.seconds = time.perf_counter() - started
     test = photos.batches("test")
-    logits = fit.stored.logits(test)
-    right = logits.argmax(axis=1) == test.targets().argmax(axis=1)
-    course.test_accuracy = float(right.mean())
+    right = fit.stored.logits(test).argmax(axis=1) == test.targets().argmax(axis=1)
+    for record, answered in zip(photos.manifest.split("test"), right, strict=True):
+        course.right[f"{record.label}/{Path(str(record.path)).name}"] = bool(answered)
     return course
+
+
+def whole_command(photos: Photos, *, name: str, weights: str, pairs: int, work: Path) -> list[Row]:
+    """G2a as a person types it: processes of their own, ours with audit, report and export."""
+    data = str(photos.source)
+    theirs = [sys.executable, "-m", "experiments.benchmarks.guide", str(photos.folders),
+              str(photos.image_size), name, weights,
+              ",".join(_unfrozen(name, weights, photos))]  # fmt: skip
+
+    def ours() -> float:
+        for folder in ("whole-run", "whole-cache"):
+            shutil.rmtree(work / folder, ignore_errors=True)
+        command = [
+            *start.PROGRAM, "train", f"--data={data}",
+            f"--backbone={name}", f"--weights={weights}", f"--image_size={photos.image_size}",
+            f"--head_epochs={HEAD_EPOCHS}", f"--tune_epochs={TUNE_EPOCHS}", "--augment=none",
+            f"--unfreeze={UNFREEZE[name]}", f"--cache={work / 'whole-cache'}",
+            f"--workdir={work / 'whole-run'}",
+        ]  # fmt: skip
+        return _command(command)
+
+    values = ratios(*interleaved(lambda: _command(theirs), ours, pairs=pairs))
+    what = f"{name} whole command, guide's script / tltf train"
+    return [Row(goal="G2a", what=what, values=values, target=">= 2.5", note=_size(photos))]
+
+
+def _command(command: list[str]) -> float:
+    return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
 
 
 def step_gain(photos: Photos, *, name: str, weights: str, pairs: int, work: Path) -> list[Row]:

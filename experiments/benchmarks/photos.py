@@ -26,12 +26,18 @@ class Photos:
       folders: one folder per split, with one per class, for the other side.
       manifest: the same for ours.
       image_size: side in pixels.
+      work: where the folders are.
     """
 
     source: Path
     folders: Path
     manifest: Manifest
     image_size: int
+    work: Path
+
+    def split_by(self, seed: int) -> Photos:
+        """The same photos, split anew by another seed."""
+        return split(self.source, seed=seed, image_size=self.image_size, work=self.work)
 
     def batches(self, split: str, *, batch_size: int = 32, **settings: Any) -> Batches:
         """A split as our batches."""
@@ -51,8 +57,6 @@ class Photos:
 
 def prepared(name: str, *, count: int, image_size: int, work: Path) -> Photos:
     """At most ``count`` photos of a set, the same number of each class, split by seed 0."""
-    from tltf.data import prepare
-
     everything = unpacked(name, work / "data")
     source = work / f"{name}-{count}"
     if not source.exists():
@@ -61,12 +65,20 @@ def prepared(name: str, *, count: int, image_size: int, work: Path) -> Photos:
             (source / folder.name).mkdir(parents=True)
             for path in sorted(folder.iterdir())[: count // len(classes)]:
                 shutil.copy(path, source / folder.name / path.name)
-    manifest = prepare.prepared(DataSpec(source=str(source)), seed=0)
-    folders = work / f"{name}-{count}-split"
+    return split(source, seed=0, image_size=image_size, work=work)
+
+
+def split(source: Path, *, seed: int, image_size: int, work: Path) -> Photos:
+    """The photos of a folder, split by a seed."""
+    from tltf.data import prepare
+
+    manifest = prepare.prepared(DataSpec(source=str(source)), seed=seed)
+    folders = work / f"{source.name}-split-{seed}"
     if not folders.exists():
-        for split in SPLITS:
+        for part in SPLITS:
             for label in manifest.classes:
-                (folders / split / label).mkdir(parents=True)
-            for record in manifest.split(split):
-                shutil.copy(str(record.path), folders / split / str(record.label))
-    return Photos(source=source, folders=folders, manifest=manifest, image_size=image_size)
+                (folders / part / label).mkdir(parents=True)
+            for record in manifest.split(part):
+                shutil.copy(str(record.path), folders / part / str(record.label))
+    return Photos(source=source, folders=folders, manifest=manifest, image_size=image_size,
+                  work=work)  # fmt: skip

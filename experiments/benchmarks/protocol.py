@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+RESAMPLES = 4000
+SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table: a goal of the project, what was measured, and the target.
 
-    ``values`` are the repeats; ``target`` a bound with its direction (``>=`` or ``<=``), None
+    ``values`` are the repeats; ``target`` a bound with its direction (of ``SIGNS``), None
     for a figure that stands beside a goal without being one.
     """
 
@@ -38,7 +44,7 @@ class Row:
         if self.target is None:
             return None
         sign, bound = self.target.split()[:2]
-        return self.median >= float(bound) if sign == ">=" else self.median <= float(bound)
+        return SIGNS[sign](self.median, float(bound))
 
     def __str__(self) -> str:
         low, high, n = min(self.values), max(self.values), len(self.values)
@@ -65,6 +71,36 @@ def interleaved(
 def ratios(a: Iterable[float], b: Iterable[float]) -> tuple[float, ...]:
     """A over B, pair by pair."""
     return tuple(x / y for x, y in zip(a, b, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A paired difference of accuracies, as shares, with its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+    images: int
+
+
+def bootstrapped(seeds: Sequence[Mapping[str, int]]) -> Difference:
+    """The mean difference over seeds that each have test images of their own.
+
+    Each seed maps its test images to right (1) or wrong (0) of one side less the other's. The
+    bootstrap draws images, each with all the seeds that tested it, so that an image which was
+    drawn into the test split twice does not count as two.
+    """
+    differences: dict[str, list[int]] = {}
+    for seed in seeds:
+        for image, value in seed.items():
+            differences.setdefault(image, []).append(value)
+    sums = np.array([sum(values) for values in differences.values()])
+    counts = np.array([len(values) for values in differences.values()])
+    drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
+    samples = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return Difference(difference=float(sums.sum() / counts.sum()), low=float(low),
+                      high=float(high), images=len(sums))  # fmt: skip
 
 
 def seconds(work: Callable[[], Any]) -> float:

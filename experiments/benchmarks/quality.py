@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from experiments.benchmarks.protocol import bootstrapped
 from tltf import rundir
 from tltf.cli.app import Program, execute
 from tltf.cli.quiet import import_tensorflow
@@ -37,8 +38,6 @@ flags.DEFINE_list("sets", ["cats_dogs", "hymenoptera", "sign_digits"], "Image se
 flags.DEFINE_string("backbone", "MobileNetV2", "With weights at hand.", flag_values=FLAGS)
 flags.DEFINE_integer("seeds", 5, "Splits of each set.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_string("workdir", None, "Where the runs go.", flag_values=FLAGS)
-
-RESAMPLES = 4000
 
 
 def run(values: flags.FlagValues) -> None:
@@ -95,15 +94,9 @@ def one(data: Path, backbone: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds, and the paired difference with its interval."""
-    differences: dict[str, list[int]] = {}
-    for row in rows:
-        for image, (ours, probe) in row["images"].items():
-            differences.setdefault(image, []).append(int(ours) - int(probe))
-    sums = np.array([sum(d) for d in differences.values()])
-    counts = np.array([len(d) for d in differences.values()])
-    drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
-    samples = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(samples, [2.5, 97.5])
+    found = bootstrapped([{image: int(ours) - int(probe)
+                           for image, (ours, probe) in row["images"].items()}
+                          for row in rows])  # fmt: skip
     accuracies = [row["accuracy"] for row in rows]
     return {
         "set": name,
@@ -112,10 +105,10 @@ def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "lowest": min(accuracies),
         "highest": max(accuracies),
         "probe": float(np.mean([row["probe"] for row in rows])),
-        "difference": float(sums.sum() / counts.sum()),
-        "low": float(low),
-        "high": float(high),
-        "images": len(sums),
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "images": found.images,
         "seconds": float(np.median([row["seconds"] for row in rows])),
     }
 

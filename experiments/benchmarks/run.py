@@ -25,6 +25,7 @@ ROWS = {
     "G1": ("phases", "one_pass"),
     "G2a": ("phases", "against_guide"),
     "G2b": ("phases", "against_guide"),
+    "G2c": ("phases", "whole_command"),
     "G2t": ("guide_text", "against_guide"),
     "G3": ("phases", "step_gain"),
     "G4": ("pipeline", "extraction"),
@@ -37,7 +38,9 @@ ROWS = {
     "G12": ("fidelity", "memory"),
     "save": ("checkpoint", "share"),
 }
-"""G2t is G2a for texts; G7 is measured together with G6; save is what checkpoints cost."""
+"""G2c is G2a as whole commands, G2t for texts; G7 comes with G6; save is what states cost."""
+
+AUGMENTED = {"G2a": False, "G2b": True}
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("rows", list(ROWS), "Which rows.", flag_values=FLAGS)
@@ -84,13 +87,13 @@ def measure(name: str, values: flags.FlagValues, work: Path) -> None:
     backbone, weights = values["backbone"].value, values["weights"].value
     photos = prepared(values["set"].value, count=values["photos"].value,
                       image_size=values["image_size"].value, work=work)  # fmt: skip
-    further = {"augment": name == "G2b"} if name in ("G2a", "G2b") else {}
+    further = {"augment": AUGMENTED[name]} if name in AUGMENTED else {}
     rows = take(photos, name=backbone, weights=weights, pairs=values["pairs"].value, work=work,
                 **further)  # fmt: skip
     for row in rows:
         print(row, flush=True)
     protocol.save(rows, work / "bench.json")
-    if name in ("G2a", "G2b"):
+    if name in AUGMENTED:
         draw(rows[0], work / f"{name}-{backbone}.png".lower())
 
 
