@@ -96,6 +96,16 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
     return Plan(resolved, tuple(decide.choices))
 
 
+def with_choice(plan: Plan, choice: Choice) -> Plan:
+    """The plan with the learning rate of a phase, ``<phase>.learning_rate``, that was measured."""
+    phases = tuple(
+        dataclasses.replace(phase, learning_rate=choice.value)
+        if choice.field == f"{phase.name}.learning_rate" else phase
+        for phase in plan.spec.phases
+    )  # fmt: skip
+    return Plan(dataclasses.replace(plan.spec, phases=phases), (*plan.choices, choice))
+
+
 class _Decisions:
     """Takes what was given, or else the rule's value, and keeps the choice."""
 
@@ -207,9 +217,15 @@ def _unfreeze(phase: Phase, facts: Facts) -> tuple[str, str | None, str]:
     return f"last:{count}", phase.unfreeze, why
 
 
-def _learning_rate(phase: Phase, facts: Facts, head: bool) -> tuple[float, float | None, str]:
-    sgd = phase.optimizer == "sgd"
-    if head or not facts.pretrained:
-        return (1e-2 if sgd else 1e-3), phase.learning_rate, f"new layers under {phase.optimizer}"
-    rate = 1e-3 if sgd else 1e-4
+def usual_rate(optimizer: str | None, *, new: bool) -> float:
+    """The learning rate without measurement: of new layers, or a tenth for pretrained ones."""
+    rate = 1e-2 if optimizer == "sgd" else 1e-3
+    return rate if new else rate / 10
+
+
+def _learning_rate(phase: Phase, facts: Facts, head: bool) -> tuple[float, float | str | None, str]:
+    new = head or not facts.pretrained
+    rate = usual_rate(phase.optimizer, new=new)
+    if new:
+        return rate, phase.learning_rate, f"new layers under {phase.optimizer}"
     return rate, phase.learning_rate, "pretrained layers: a tenth, or they forget"

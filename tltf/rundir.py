@@ -37,6 +37,7 @@ OURS = (
     "bad_inputs.jsonl",
     "history.jsonl",
     "progress.json",
+    "rates.json",
     "state",
     "weights",
     "report",

@@ -25,6 +25,7 @@ MIXES = ("none", "mixup", "cutmix")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
 POOLINGS = ("avg", "max", "flatten", "cls", "pooled")
+AUTO = "auto"
 BATCH_NORMS = ("frozen", "adapt")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 JITS = ("auto", "on", "off")
@@ -120,7 +121,8 @@ class Phase:
     Args:
       name: how the phase is called in logs and reports.
       epochs: passes over the training split, >= 0; None lets the recipe decide.
-      learning_rate: peak rate, > 0; None lets the recipe decide.
+      learning_rate: peak rate, > 0; None lets the recipe decide, ``auto`` a sweep before the
+        first step of the phase.
       unfreeze: ``none`` (head only), ``last:N`` blocks from the top, ``all``,
         ``blocks:a,b`` by name, ``regex:...`` on layer names; None lets the recipe decide.
       batch_norm: ``frozen`` keeps BatchNorm statistics, ``adapt`` updates them in unfrozen blocks.
@@ -134,7 +136,7 @@ class Phase:
 
     name: str
     epochs: int | None = None
-    learning_rate: float | None = None
+    learning_rate: float | str | None = None
     unfreeze: str | None = field(default=None, kw_only=True)
     batch_norm: str = field(default="frozen", kw_only=True)
     optimizer: str | None = field(default=None, kw_only=True)
@@ -149,7 +151,7 @@ class Phase:
         where = f"phase {self.name!r}"
         if self.epochs is not None:
             in_range("epochs", self.epochs, 0, 1_000_000, where)
-        if self.learning_rate is not None:
+        if self.learning_rate not in (None, AUTO):
             in_range("learning_rate", self.learning_rate, 0.0, math.inf, where, low_open=True)
         if self.unfreeze is not None:
             check_unfreeze(self.unfreeze)

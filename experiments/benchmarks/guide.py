@@ -76,7 +76,8 @@ def trained(
             keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-        model.fit(train, validation_data=validation, epochs=count, callbacks=told, verbose=0)
+        model.fit(train, validation_data=validation, epochs=count, shuffle=False,
+                  callbacks=told, verbose=0)  # fmt: skip
     course.seconds = time.perf_counter() - started
     test = _dataset(folders / "test", image_size, batch_size)
     answers = model.predict(test, verbose=0).argmax(axis=1)

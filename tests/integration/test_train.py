@@ -298,3 +298,27 @@ def test_pretrain_says_what_to_do_next(photos: Path, tmp_path: Path) -> None:
                 image_size=8, export="none")  # fmt: skip
     assert done.code == 0, done.err
     assert f"--backbone=file:{tmp_path / 'source'}" in done.out
+
+
+def test_learning_rates_by_a_sweep(photos: Path, tmp_path: Path) -> None:
+    """Found, committed to spec.json, shown in the report; the same command finds a whole run."""
+    run = tmp_path / "run"
+    flags = {**FLAGS, "data": photos, "workdir": run, "export": "none", "head_lr": "auto",
+             "tune_lr": "auto", "tune_epochs": 1}  # fmt: skip
+    done = tltf("train", **flags)
+    assert done.code == 0, done.err
+    spec = TransferSpec.from_json((run / "spec.json").read_text())
+    found = report_of(run)["rate_search"]
+    for phase in spec.phases:
+        assert phase.learning_rate == found[phase.name]["learning_rate"]
+        assert f"{phase.name}.learning_rate = {phase.learning_rate}: " in done.err
+        assert (run / "report" / f"rate_search_{phase.name}.png").exists()
+    assert "Loss while the learning rate rises, before head" in (
+        run / "report/report.html"
+    ).read_text("utf-8")
+    assert "complete" in tltf("train", **flags).out
+    other = tltf("train", **{**flags, "head_lr": 0.5})
+    assert other.code == 78, other.err
+    wrong = tltf("train", **{**flags, "head_lr": "fast"})
+    assert wrong.code == 64
+    assert "'fast', expected auto or a number" in wrong.last_line

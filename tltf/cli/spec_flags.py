@@ -53,7 +53,6 @@ BACKBONES = (
     "One of keras.applications, small_cnn, mlp, or file:RUN; for texts minilm, bert:FOLDER,"
     " hf:NAME or vectors:FILE."
 )
-OF_PHASE = {"epochs": "epochs", "lr": "learning_rate"}
 
 
 def define(values: flags.FlagValues, default: TransferSpec) -> None:
@@ -121,7 +120,12 @@ def _define_phases(add: _Definer, phases: tuple[Phase, ...]) -> None:
     for phase in phases:
         about = f"of the phase {phase.name!r}; the recipe's if left out."
         add.whole(f"{phase.name}_epochs", phase.epochs, f"Epochs {about}")
-        add.number(f"{phase.name}_lr", phase.learning_rate, f"Peak learning rate {about}")
+        rate = phase.learning_rate
+        add.text(
+            f"{phase.name}_lr",
+            None if rate is None else str(rate),
+            f"Peak learning rate {about} auto: by a sweep before the first step.",
+        )
     last = phases[-1]
     add.text("unfreeze", last.unfreeze, "none, last:N, all, blocks:A,B or regex:PATTERN.")
     add.choice("optimizer", last.optimizer, names.OPTIMIZERS, "Of every phase.")
@@ -154,7 +158,11 @@ def to_spec(values: flags.FlagValues, default: TransferSpec) -> TransferSpec:
 
 
 def _phase(phase: Phase, given: Mapping[str, Any], default: TransferSpec) -> Phase:
-    fields = {field: given[f"{phase.name}_{flag}"] for flag, field in OF_PHASE.items()}
+    name = phase.name
+    fields = {
+        "epochs": given[f"{name}_epochs"],
+        "learning_rate": _rate(given[f"{name}_lr"], where=f"--{name}_lr"),
+    }
     last = default.phases[-1]
     fields |= {k: given[k] for k in ALL_PHASES if given[k] != getattr(last, k)}
     if phase is last:
@@ -187,6 +195,19 @@ def _views(text: str) -> int | None:
             f"views={text!r}, expected auto or a whole number",
             where="--views",
             next_action="for example --views=4, or leave it out",
+        ) from error
+
+
+def _rate(text: str | None, *, where: str) -> float | str | None:
+    if text is None or text == names.AUTO:
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ArgumentError(
+            f"{text!r}, expected auto or a number",
+            where=where,
+            next_action="for example 0.001, or leave it out",
         ) from error
 
 

@@ -80,8 +80,9 @@ def report_figures(
       theme: ``light`` or ``dark``.
 
     Returns:
-      Among ``training_loss``, ``training_<metric>``, ``learning_rate``, ``confusion``,
-      ``reliability_before``, ``reliability_after``, ``label_curve``, ``scatter``.
+      Among ``training_loss``, ``training_<metric>``, ``learning_rate``,
+      ``rate_search_<phase>``, ``confusion``, ``reliability_before``, ``reliability_after``,
+      ``label_curve``, ``scatter``.
 
     Raises:
       ArgumentError: an unknown theme.
@@ -94,6 +95,8 @@ def report_figures(
     figures = {}
     for name, keys in curve_keys(history).items():
         figures[name] = curve(history, keys=keys, theme=colours)
+    for name, found in (report.get("rate_search") or {}).items():
+        figures[f"rate_search_{name}"] = rate_search(found, theme=colours)
     if report["task"] == "single_label":
         figures["confusion"] = confusion(report["confusion"], report["classes"], theme=colours)
     for when in ("before", "after"):
@@ -250,6 +253,20 @@ def label_curve(rows: Sequence[Mapping[str, Any]], *, theme: Theme) -> bytes:
         axes.set_xlabel("training labels")
         axes.set_ylabel("accuracy, %")
         axes.margins(y=0.1)
+        return _png(figure)
+
+
+def rate_search(found: Mapping[str, Any], *, theme: Theme) -> bytes:
+    """The loss over the rate of a sweep, with the rate that was taken as a line."""
+    with _figure(theme) as (figure, axes):
+        losses = np.array(found["losses"], dtype=np.float64)
+        axes.plot(found["rates"], losses, color=theme.first, lw=1.8)
+        axes.axvline(found["learning_rate"], color=theme.second, lw=1.4, ls="--")
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(0, 1.3 * np.median(losses) + losses[0])
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("training loss, smoothed")
         return _png(figure)
 
 

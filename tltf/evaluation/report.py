@@ -17,6 +17,7 @@ from tltf.evaluation.intervals import UNBOUNDED
 from tltf.evaluation.plots import History, report_figures
 from tltf.evaluation.summary import HEADLINE, backbone_name, shown, summary
 
+RATE_SEARCH = "rate_search_"
 MOST_CONFUSED = 10
 MOST_EXCLUDED_SHOWN = 50
 MOST_COUNT_ROWS = 200
@@ -99,7 +100,9 @@ def write_html(
         "data": _data(report.get("data")),
         "plan": [{k: r.get(k, "") for k in PLAN_COLUMNS} for r in report.get("plan") or []],
         "figures": shown_figures,
-        "training": [n for n in shown_figures if n.startswith(("training_", "learning_rate"))],
+        "training": [
+            n for n in shown_figures if n.startswith(("training_", "learning_rate", RATE_SEARCH))
+        ],
         "calibration": report.get("calibration"),
         "reject": report.get("reject"),
         "metrics": [metric_row(n, e) for n, e in _ordered(report["metrics"])],
@@ -273,6 +276,11 @@ def _figures(light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> dict[str,
     for name in light:
         plain = name.removeprefix("training_").replace("_", " ")
         caption = f"{plain.capitalize()} per epoch on the training and the validation split"
+        if name.startswith(RATE_SEARCH):
+            phase = name.removeprefix(RATE_SEARCH)
+            caption = (
+                f"Loss while the learning rate rises, before {phase}; the line is what it took"
+            )
         figures[name] = {
             "light": _data_uri(light[name]),
             "dark": _data_uri(dark[name]),

@@ -63,6 +63,7 @@ def run_reporting(
         logits, trained.rule.temperature, task=trained.task
     )
     found["test_split"] = {"uses": uses + 1}
+    found["rate_search"] = {name: rate.as_dict() for name, rate in result.fit.rates.items()}
     outputs: Outputs = {}
     if spec.baselines:
         compared = baselines.compared(trained, spec, manifest, run.compare, say=say)

@@ -43,6 +43,7 @@ from tltf.trained import load as load_trained
 from tltf.training import environment, probing
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
+from tltf.training.ratesearch import FoundRate
 from tltf.training.statefiles import KEEP
 from tltf.transfer import anchors
 
@@ -92,7 +93,10 @@ def run_training(
         max_length=plan.spec.backbone.max_length or 0,
     )
     _check_space(model, run)
-    fit = _fit(result, plan.spec, manifest, run, interval=interval, say=say, progress=progress)
+    found = _Rates(plan, run, say)
+    fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
+               progress=progress)  # fmt: skip
+    plan = found.plan
     references = _references(result, fit, manifest)
     result = dataclasses.replace(
         result,
@@ -109,9 +113,13 @@ def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
         # The choices were made when the run began; now every field is given.
         kept = (recipes.Choice(**row) for row in run.stage()["plan"])
         return dataclasses.replace(plan, choices=tuple(kept))
+    _commit(plan, run)
+    return plan
+
+
+def _commit(plan: recipes.Plan, run: RunDir) -> None:
     choices = [dataclasses.asdict(choice) for choice in plan.choices]
     run.commit(run.spec, plan.spec.to_json(), plan=choices)
-    return plan
 
 
 def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan, Any]:
@@ -208,6 +216,7 @@ def _fit(
     spec: TransferSpec,
     manifest: Manifest,
     run: RunDir,
+    found: Callable[[str, FoundRate], None],
     *,
     interval: SaveInterval,
     say: Say,
@@ -237,9 +246,23 @@ def _fit(
             cache=cache,
             folder=run.path,
             resumed=lambda position: _note_resume(run, position, say),
+            rate_found=found,
             save_every=interval,
             progress=progress,
         )
+
+
+class _Rates:
+    """Takes learning rates that a sweep found into the plan, and commits it before the phase."""
+
+    def __init__(self, plan: recipes.Plan, run: RunDir, say: Say) -> None:
+        self.plan, self.run, self.say = plan, run, say
+
+    def __call__(self, phase: str, found: FoundRate) -> None:
+        choice = recipes.Choice(f"{phase}.learning_rate", found.learning_rate, found.reason)
+        self.plan = recipes.with_choice(self.plan, choice)
+        self.say(str(choice))
+        _commit(self.plan, self.run)
 
 
 def _teacher_targets(spec: TransferSpec, manifest: Manifest, say: Say) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from tltf.data.batches import Batches
 from tltf.errors import ArgumentError
 from tltf.interval import SaveInterval, save_interval
 from tltf.spec import Phase
-from tltf.training import loop, movement, states
+from tltf.training import loop, movement, ratesearch, states
 from tltf.training.caching import Cache, PhaseCache
 from tltf.training.interrupts import stop_requests
 from tltf.training.phaserun import BestEpoch, Objective, PhaseRun, Session
+from tltf.training.ratesearch import FoundRate
 from tltf.training.states import State
 
 
@@ -25,7 +26,8 @@ from tltf.training.states import State
 class FitResult:
     """What the phases did: one history row per epoch, and each phase's movement check.
 
-    ``stored`` answers for further examples from stored features, if there are any.
+    ``stored`` answers for further examples from stored features, if there are any; ``rates`` are
+    the learning rates that were left to a sweep, by phase.
     """
 
     history: list[dict[str, Any]]
@@ -33,6 +35,7 @@ class FitResult:
     resumed_from: dict[str, Any] | None = None
     steps_done: int = 0
     stored: PhaseCache | None = None
+    rates: dict[str, FoundRate] = field(default_factory=dict)
 
 
 def fit_phases(
@@ -53,6 +56,7 @@ def fit_phases(
     cache: Cache | None = None,
     folder: str | Path | None = None,
     resumed: Callable[[dict[str, Any]], None] | None = None,
+    rate_found: Callable[[str, FoundRate], None] | None = None,
     save_every: str | float | SaveInterval = "auto",
     progress: bool = True,
 ) -> FitResult:
@@ -60,7 +64,8 @@ def fit_phases(
 
     Args:
       model: as for :func:`tltf.enter_phase`; trained in place.
-      plan: the phases in order, resolved (no None).
+      plan: the phases in order, resolved (no None); with ``learning_rate="auto"`` a sweep before
+        the first step of the phase finds it (:mod:`tltf.training.ratesearch`).
       train: :class:`tltf.data.batches.Batches`, or a batched finite ``tf.data.Dataset`` of
         ``(x, y)`` or ``(x, y, sample_weight)``.
       validation: likewise; the best epoch of each phase has the lowest ``val_loss``
@@ -78,6 +83,7 @@ def fit_phases(
         resumes, to the same bits if ``train`` gives the same batches again (:class:`Batches`
         does, a ``tf.data.Dataset`` that shuffles by itself does not). None keeps nothing.
       resumed: told ``{phase, epoch, step}`` before training goes on from a state.
+      rate_found: told the phase and its learning rate when a sweep found it.
       save_every: at most this much work is lost by a kill: ``30s``, ``50steps``, or ``auto``
         (30 s, longer where saving would cost more than 5 % of the time).
       progress: show a progress line on stderr.
@@ -102,7 +108,8 @@ def fit_phases(
     interval = save_every if isinstance(save_every, SaveInterval) else save_interval(save_every)
     state = states.newest(folder / "state") if folder else None
     with stop_requests() as stop:
-        session = Session(model, folder, interval, stop, progress)
+        session = Session(model, folder, interval, stop, progress, rates=ratesearch.read(folder))
+        session.rate_found = rate_found or session.rate_found
         stored = _phase_cache(cache, session, plan, train, validation)
         if state is not None:
             session.restore(state)
@@ -117,7 +124,7 @@ def fit_phases(
             run = PhaseRun(session, index, phase, objective, best, stored)
             movements[phase.name] = run(data, images, here, list(callbacks))
     begun = _resumed_from(plan, state) if state is not None else None
-    return FitResult(session.history, movements, begun, session.steps_done, stored)
+    return FitResult(session.history, movements, begun, session.steps_done, stored, session.rates)
 
 
 def _made(folder: str | Path | None) -> Path | None:

@@ -30,17 +30,20 @@ def build_optimizer(
     Raises:
       ArgumentError: the phase has no learning rate.
     """
-    if phase.learning_rate is None:
+    peak = phase.learning_rate
+    if not isinstance(peak, int | float):
         raise ArgumentError(
-            "the phase has no learning_rate", where=f"phase {phase.name!r}",
+            f"learning_rate={peak!r}, which only tltf.fit_phases can find" if peak
+            else "the phase has no learning_rate",
+            where=f"phase {phase.name!r}",
             next_action="pass one, for example Phase('tune', 5, 1e-4)",
         )  # fmt: skip
-    top = _optimizer(phase, _schedule(phase, phase.learning_rate, steps))
+    top = _optimizer(phase, _schedule(phase, peak, steps))
     if phase.block_lr_decay == 1.0 or not blocks:
         return top
     by_path: dict[str, keras.optimizers.Optimizer] = {}
     for k, layers in enumerate(reversed(list(blocks.values())), start=1):
-        rate = phase.learning_rate * phase.block_lr_decay**k
+        rate = peak * phase.block_lr_decay**k
         optimizer = _optimizer(phase, _schedule(phase, rate, steps))
         by_path |= {v.path: optimizer for layer in layers for v in layer.trainable_variables}
     return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(top, by_path))

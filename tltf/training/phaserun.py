@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,10 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tltf import storage
+from tltf import recipes, storage
 from tltf.errors import ArgumentError, InterruptedRun, TltfError
 from tltf.interval import SaveInterval
-from tltf.spec import Phase
+from tltf.spec import AUTO, Phase
 from tltf.training import (
     callbackstate,
     convex,
@@ -25,6 +26,7 @@ from tltf.training import (
     movement,
     objectives,
     phases,
+    ratesearch,
     statefiles,
     states,
 )
@@ -81,6 +83,8 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     saved_steps: int = -1
     save_cost: float = 0.0
+    rates: dict[str, ratesearch.FoundRate] = field(default_factory=dict)
+    rate_found: Callable[[str, ratesearch.FoundRate], None] = lambda *_: None
 
     @property
     def save_due(self) -> bool:
@@ -155,10 +159,12 @@ class PhaseRun:
         self.best = KeepBest(monitor, patience=self.best_epoch.patience, restore=False)
         # A phase without an epoch left to train restores all the same.
         self.best.set_model(self.part)
+        convex_head = self.objective.head_solver == "lbfgs" and not trainability.blocks
+        if self.phase.learning_rate == AUTO:
+            self._find_rate(trainability, data, convex_head=convex_head)
         self._compile(trainability, data.steps_per_epoch, for_callbacks=bool(callbacks))
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
-        convex_head = self.objective.head_solver == "lbfgs" and not trainability.blocks
         if convex_head and self.phase.epochs:
             if state is not None and state.position.epoch:
                 self.before = state.callbacks["before"]
@@ -172,6 +178,25 @@ class PhaseRun:
             self.best.restore()
         self._save(Position(self.index + 1))
         return outcome
+
+    def _find_rate(
+        self, trainability: Trainability, data: loop.EpochData, *, convex_head: bool
+    ) -> None:
+        """Replaces the phase by one with a number; a rate that nothing uses is the usual one."""
+        found, usual = self.session.rates, recipes.usual_rate(
+            self.phase.optimizer, new=not trainability.blocks
+        )  # fmt: skip
+        rate, name, given = usual, self.phase.name, self.phase
+        if name in found:
+            rate = found[name].learning_rate
+        elif given.epochs and not convex_head:
+            self.phase = ratesearch.sweep_phase(given)
+            self._compile(trainability, data.steps_per_epoch, for_callbacks=False)
+            found[name] = ratesearch.search(self.part, given, data, usual=usual)
+            ratesearch.write(self.session.folder, found)
+            self.session.rate_found(name, found[name])
+            rate = found[name].learning_rate
+        self.phase = dataclasses.replace(given, learning_rate=rate)
 
     def _compile(
         self, trainability: Trainability, steps_per_epoch: int, *, for_callbacks: bool
