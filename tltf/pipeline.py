@@ -18,9 +18,11 @@ from tltf import recipes, rundir, sealed, storage
 from tltf.backbones import catalog
 from tltf.data import prepare
 from tltf.errors import MismatchError
+from tltf.evaluation import tunepage
 from tltf.evaluation.gate import Gate
 from tltf.interval import save_interval
 from tltf.rundir import RunDir
+from tltf.selection.search import check_optuna
 from tltf.spec import TransferSpec
 from tltf.stages.adapting import run_adaptation_report, run_adapting
 from tltf.stages.data import described, run_data
@@ -31,6 +33,7 @@ from tltf.stages.failures import recorded
 from tltf.stages.reporting import run_reporting
 from tltf.stages.tensorboard import write_logs
 from tltf.stages.training import planned_model, run_training
+from tltf.stages.tuning import run_search
 from tltf.training import environment
 
 Say = Callable[[str], None]
@@ -121,6 +124,55 @@ def transfer(
                 servable=str(servable) if servable else None,
             )
         return _finished(run, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What a search gives: its folder, its outcome in words, and the finished run of the best."""
+
+    folder: Path
+    sentence: str
+    run: Run
+
+
+def tune(
+    spec: TransferSpec,
+    *,
+    workdir: str | Path,
+    budget_minutes: float = 10.0,
+    most_trials: int = 0,
+    say: Say = logging.info,
+    progress: bool = True,
+    command: Sequence[str] = (),
+) -> Tuned:
+    """Searches what ``spec`` leaves open on the validation split, then finishes the best trial.
+
+    Args:
+      spec: what is given in it stays; the plan of :func:`transfer` is the first trial.
+      workdir: a folder for the search; the same call goes on where it was stopped.
+      budget_minutes: of trials; the report and the export of the best come after.
+      most_trials: at most so many; 0 for no limit.
+      say, progress, command: as for :func:`transfer`.
+
+    Raises:
+      ArgumentError: nothing is left open, or Optuna is not installed.
+      MismatchError: the folder holds a search for something else.
+    """
+    check_optuna()
+    _check_backbone(spec)
+    folder = Path(workdir)
+    found = run_search(
+        spec,
+        folder=folder,
+        budget_seconds=60 * budget_minutes,
+        most_trials=most_trials,
+        say=say,
+        progress=progress,
+    )
+    finished = transfer(found.spec, workdir=found.folder, say=say, progress=progress,
+                        command=command)  # fmt: skip
+    storage.point(folder / "best", found.folder)
+    return Tuned(folder=folder, sentence=tunepage.sentence(found.table), run=finished)
 
 
 def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:

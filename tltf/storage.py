@@ -150,6 +150,20 @@ def sibling(path: Path) -> Path:
     return path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+def point(path: Path, to: Path) -> None:
+    """Makes ``path`` a symbolic link to ``to`` beside or below it, in one step.
+
+    Raises:
+      StorageError: the operating system refused.
+    """
+    temporary = sibling(path)
+    try:
+        temporary.symlink_to(os.path.relpath(to, path.parent), target_is_directory=True)
+        temporary.replace(path)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
 def sync_folder(folder: Path) -> None:
     """fsync of a directory: the rename itself is durable after it."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from absl import logging
 
+from tltf.backbones import official
 from tltf.backbones import weights as weight_files
 from tltf.backbones.catalog import Choice, Entry, check_published, input_side
 from tltf.backbones.layers import Normalization, Preprocess
@@ -61,6 +63,34 @@ def build(choice: Choice, *, weights: str, input_size: int | None) -> Backbone:
 def constructor(entry: Entry) -> Callable[..., keras.Model]:
     """The ``keras.applications`` function of a row."""
     return getattr(keras.applications, entry.name)
+
+
+def classifier_of(backbone: Backbone, choice: Choice) -> keras.Model | None:
+    """What the network itself said of its source classes: last feature map to probabilities.
+
+    Nothing is downloaded for it.
+
+    Args:
+      backbone: of ``choice``, with official weights and at its usual size.
+      choice: of kind ``applications``.
+
+    Returns:
+      A model from ``backbone``'s output to ``[B, 1000]``; None where the file with the classifier
+      is not in the cache or does not fit.
+    """
+    entry = choice.entry
+    if entry is None or choice.kind != "applications" or not official.in_cache(choice, top=True):
+        return None
+    try:
+        with weight_files.official_files():
+            whole = constructor(entry)(include_top=True, weights="imagenet", **choice.options)
+        last = whole.get_layer(backbone.layers[-1].name)
+    except (TltfError, ValueError, OSError) as error:
+        logging.warning("%s: its source classifier cannot be used: %s", choice.text, error)
+        return None
+    if last.output.shape[1:] != backbone.output.shape[1:]:
+        return None
+    return keras.Model(last.output, whole.output, name="source_classifier")
 
 
 def check_channels_last() -> None:

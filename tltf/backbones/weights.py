@@ -27,6 +27,7 @@ import numpy as np
 from absl import logging
 
 from tltf.backbones import foreign
+from tltf.backbones.official import cache_folder
 from tltf.errors import (
     ArgumentError,
     DataError,
@@ -54,12 +55,6 @@ SUFFIXES = (".weights.h5", ".h5", ".keras")
 CONNECT_SECONDS = 5.0  # name lookup, which has no timeout of its own, included
 _CHUNK = 1 << 20
 _REPLACING = threading.RLock()
-
-
-def cache_folder(subfolder: str = "models") -> Path:
-    """Where Keras keeps its files: ``$KERAS_HOME``, or ``.keras`` in the home folder."""
-    home = os.environ.get("KERAS_HOME") or "~/.keras"
-    return Path(home).expanduser() / subfolder
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ COMMANDS = {
     "serve": "try a servable on this machine, by TF Serving's REST interface and a page",
     "export": "verify and publish a run's model as a SavedModel",
     "rank": "which backbone fits the data, measured within a budget",
+    "tune": "head, depth, rates and augmentation searched on validation, within a budget",
     "doctor": "what this machine has, what it lacks, and the remedies",
     "cache": "what frozen networks computed and runs will use again: list it, make room",
     "pretrain": "train a backbone from scratch, for --backbone=file:WORKDIR",

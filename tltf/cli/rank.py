@@ -20,7 +20,8 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "Image folder, CSV/TSV/JSON-lines table, tfds:NAME or digits.",
                     flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_string("backbones", "fast", "Names separated by commas, NAME@BLOCK for the features"
-                    " of a block, NAME@random for a control without weights; or fast.",
+                    " of a block, NAME@random for a control without weights; fast; or all-cached,"
+                    " those whose weights are on this machine.",
                     flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_float("budget", None, "Seconds after which no further backbone is begun.",
                    lower_bound=0.0, flag_values=FLAGS)  # fmt: skip
@@ -33,8 +34,8 @@ flags.DEFINE_enum("bad_files", "error", ["error", "skip"], "What to do about unr
                   flag_values=FLAGS)  # fmt: skip
 
 HEADS = (
-    "", "candidate", "probe", "95 % interval", "k-NN", "mean", "LogME", "H", "Mparam", "GFLOP",
-    "ms", "pass s",
+    "", "candidate", "probe", "95 % interval", "k-NN", "mean", "LogME", "H", "LEEP", "Mparam",
+    "GFLOP", "ms", "pass s",
 )  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.class_mean:.3f}",
         f"{row.logme:.3f}",
         f"{row.h_score:.2f}",
+        "" if row.leep is None else f"{row.leep:.2f}",
         f"{row.parameters / 1e6:.2f}",
         "" if row.gigaflops is None else f"{row.gigaflops:.2f}",
         f"{row.milliseconds:.1f}",

@@ -270,6 +270,33 @@ def rate_search(found: Mapping[str, Any], *, theme: Theme) -> bytes:
         return _png(figure)
 
 
+def trials(
+    values: Sequence[float | None], *, default: int | None, label: str, theme: Theme
+) -> bytes:
+    """The score of each trial of a search, the best so far, and the plan without a search.
+
+    Args:
+      values: score by trial, lower is better; None for one that was ended early.
+      default: which of them is the plan without a search.
+      label: name of the score.
+      theme: colours.
+    """
+    y = np.array([math.nan if value is None else value for value in values])
+    x = np.arange(len(y))
+    with _figure(theme) as (figure, axes):
+        axes.plot(x, np.fmin.accumulate(y), "-", color=theme.first, lw=1.8, label="best so far")
+        axes.plot(x, y, "o", color=theme.first, ms=4, alpha=0.6)
+        if default is not None and not math.isnan(y[default]):
+            axes.axhline(y[default], color=theme.second, lw=1.2, ls="--", label="without a search")
+        shown = y[~np.isnan(y)]
+        axes.set_ylim(0.9 * shown.min(), 1.1 * float(np.quantile(shown, 0.9)) + 1e-9)
+        axes.set_xlabel("trial")
+        axes.set_ylabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=7.5)
+        return _png(figure)
+
+
 def scatter(points: Mapping[str, Sequence[float]], *, theme: Theme) -> bytes:
     """Predicted over true values of a regression; on the diagonal they are equal."""
     true, predicted = np.asarray(points["true"]), np.asarray(points["predicted"])

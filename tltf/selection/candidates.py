@@ -5,6 +5,8 @@ output of that block, or ``@random`` for the same network without its weights, a
 every ranking should put last::
 
     MobileNetV2,MobileNetV2@block_12,MobileNet:alpha=0.25,MobileNetV2@random
+
+``fast`` stands for small networks, ``all-cached`` for those whose weights are on this machine.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tltf.backbones import catalog
+from tltf.backbones import catalog, official
 from tltf.errors import ArgumentError
 
-RANDOM = "random"
+RANDOM, ALL_CACHED = "random", "all-cached"
 FAST = (
     "MobileNet:alpha=0.25",
     "MobileNetV2:alpha=0.35",
@@ -47,7 +49,8 @@ class Candidate:
 
 
 def candidates(text: str) -> tuple[Candidate, ...]:
-    """The candidates of a comma-separated list; ``fast`` stands for :data:`FAST`.
+    """The candidates of a comma-separated list; ``fast`` stands for :data:`FAST`, ``all-cached``
+    for the networks whose official weights are in Keras' cache.
 
     Raises:
       ArgumentError: an unknown name (the nearest is named), an empty list, a name twice.
@@ -62,8 +65,16 @@ def candidates(text: str) -> tuple[Candidate, ...]:
             names[-1] += f",{part}"
         elif part == "fast":
             names += FAST
+        elif part == ALL_CACHED:
+            names += official.cached()
         else:
             names.append(part)
+    if not names and text.strip() == ALL_CACHED:
+        raise ArgumentError(
+            f"no official weights are in {official.cache_folder()}",
+            where=f"--backbones={ALL_CACHED}",
+            next_action="name networks, for example --backbones=fast; their weights are fetched",
+        )
     if not names:
         raise ArgumentError(
             "no candidates were named",

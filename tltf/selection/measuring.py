@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tltf.backbones import backbone as build_backbone
+from tltf.backbones import catalog
+from tltf.backbones.applications import classifier_of
 from tltf.backbones.network import Backbone
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
@@ -44,9 +46,12 @@ def measured(
         image_size=network.input_shape[1],
         batch_size=BATCH,
     )
-    found = run_pass(network, data, progress=progress)
+    choice = catalog.lookup(name)
+    classifier = classifier_of(network, choice) if weights == "imagenet" else None
+    found = run_pass(network, data, classifier=classifier, progress=progress)
     return Measured(
         features=found.features,
+        probabilities=found.probabilities,
         parameters=int(network.count_params()),
         milliseconds=latency_milliseconds(network),
         pass_seconds=found.seconds,

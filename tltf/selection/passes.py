@@ -27,34 +27,48 @@ class Pass:
       features: block name -> float32 ``[n, D]``, bottom to top; the last block's are those of
         the whole backbone.
       seconds: wall time of the pass, tracing included.
+      probabilities: of the source classifier ``[n, Z]``, if one was given.
     """
 
     features: dict[str, NDArray[np.float32]]
     seconds: float
+    probabilities: NDArray[np.float32] | None = None
 
 
 def run_pass(
-    backbone: Backbone, data: Batches, *, progress: Callable[[int], None] | None = None
+    backbone: Backbone,
+    data: Batches,
+    *,
+    classifier: keras.Model | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Pass:
     """Every block's output for every record, averaged over positions, from one pass.
 
     Args:
       backbone: any Backbone; it runs in inference mode.
       data: the records in the order of the rows.
+      classifier: from the backbone's output to probabilities of its source classes.
       progress: called with the number of records of each batch.
     """
     started = time.monotonic()
     names, model = _block_model(backbone)
+    if classifier is not None:
+        outputs = [*model.outputs, classifier(backbone.output)]
+        model = keras.Model(backbone.inputs, outputs, name="blocks_and_classes")
     step = features.compiled(model)
-    rows: list[list[NDArray[np.float32]]] = [[] for _ in names]
+    rows: list[list[NDArray[np.float32]]] = [[] for _ in model.outputs]
     with data.naming_unreadable():
         for x, _, weight in data.eval_dataset():
             for column, values in zip(rows, step(x), strict=True):
                 column.append(values.numpy())
             if progress is not None:
                 progress(len(weight))
-    found = {name: np.concatenate(column) for name, column in zip(names, rows, strict=True)}
-    return Pass(features=found, seconds=time.monotonic() - started)
+    columns = [np.concatenate(column) for column in rows]
+    return Pass(
+        features=dict(zip(names, columns, strict=False)),
+        probabilities=columns[-1] if classifier is not None else None,
+        seconds=time.monotonic() - started,
+    )
 
 
 def latency_milliseconds(backbone: Backbone) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def run_training(
     interval: SaveInterval,
     say: Say,
     progress: bool,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
 ) -> TrainingResult:
     """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
     plan, model = planned_model(spec, manifest)
@@ -95,7 +96,7 @@ def run_training(
     _check_space(model, run)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
-               progress=progress)  # fmt: skip
+               progress=progress, callbacks=callbacks)  # fmt: skip
     plan = found.plan
     references = _references(result, fit, manifest)
     result = dataclasses.replace(
@@ -221,6 +222,7 @@ def _fit(
     interval: SaveInterval,
     say: Say,
     progress: bool,
+    callbacks: Iterable[keras.callbacks.Callback],
 ) -> FitResult:
     cache = _cache(spec, say)
     train, size = manifest.split("train"), spec.batch_size or 0
@@ -243,6 +245,7 @@ def _fit(
             restore_best=spec.restore == "best",
             jit_compile=spec.jit == "on",
             head_solver=spec.head_solver,
+            callbacks=callbacks,
             cache=cache,
             folder=run.path,
             resumed=lambda position: _note_resume(run, position, say),

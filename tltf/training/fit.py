@@ -17,8 +17,9 @@ from tltf.spec import Phase
 from tltf.training import loop, movement, ratesearch, states
 from tltf.training.caching import Cache, PhaseCache
 from tltf.training.interrupts import stop_requests
-from tltf.training.phaserun import BestEpoch, Objective, PhaseRun, Session
+from tltf.training.phaserun import BestEpoch, Objective, PhaseRun
 from tltf.training.ratesearch import FoundRate
+from tltf.training.session import Session
 from tltf.training.states import State
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 from absl import logging
 
-from tltf import recipes, storage
+from tltf import recipes
 from tltf.errors import ArgumentError, InterruptedRun, TltfError
-from tltf.interval import SaveInterval
 from tltf.spec import AUTO, Phase
 from tltf.training import (
     callbackstate,
@@ -27,16 +24,15 @@ from tltf.training import (
     objectives,
     phases,
     ratesearch,
-    statefiles,
     states,
 )
 from tltf.training.caching import PhaseCache
 from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard, finite
 from tltf.training.features import FeatureEpochs
 from tltf.training.freezing import Trainability
-from tltf.training.interrupts import StopRequest
 from tltf.training.optimizers import learning_rates
 from tltf.training.progress import Progress
+from tltf.training.session import Session
 from tltf.training.states import Position, State
 
 
@@ -67,57 +63,6 @@ class BestEpoch:
 
     patience: int | None
     restore: bool
-
-
-@dataclass
-class Session:
-    """What the phases share while they run."""
-
-    model: keras.Model
-    folder: Path | None
-    interval: SaveInterval
-    stop: StopRequest
-    progress: bool
-    history: list[dict[str, Any]] = field(default_factory=list)
-    steps_done: int = 0
-    saved_at: float = field(default_factory=time.monotonic)
-    saved_steps: int = -1
-    save_cost: float = 0.0
-    rates: dict[str, ratesearch.FoundRate] = field(default_factory=dict)
-    rate_found: Callable[[str, ratesearch.FoundRate], None] = lambda *_: None
-
-    @property
-    def save_due(self) -> bool:
-        """Whether a state should be committed now."""
-        if self.folder is None:
-            return False
-        due = self.interval.due(
-            steps_done=self.steps_done,
-            since_seconds=time.monotonic() - self.saved_at,
-            cost_seconds=self.save_cost,
-        )
-        again = self.interval.steps is not None and self.saved_steps == self.steps_done
-        return bool(self.stop) or (due and not again)
-
-    def restore(self, state: State) -> None:
-        """Model, history and step count of a committed state."""
-        states.assign(self.model.variables, state, "model")
-        self.history = [dict(row) for row in state.history]
-        self.steps_done = state.steps_done
-        self.write_history()
-
-    def write_history(self) -> None:
-        """history.jsonl, whole, so that a resumed run has no line twice."""
-        if self.folder is not None:
-            rows = "".join(json.dumps(row) + "\n" for row in self.history)
-            storage.write_text(self.folder / "history.jsonl", rows)
-
-    def kept(self) -> str:
-        """What is safe on disk, for an error's message."""
-        if self.folder is None:
-            return "nothing: no folder was given"
-        steps = statefiles.peek(self.folder / "state")
-        return "nothing yet" if steps is None else f"state of step {steps}"
 
 
 class PhaseRun:

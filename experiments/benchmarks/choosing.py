@@ -1,0 +1,318 @@
+"""``make bench-choosing``: do scores, sweeps and searches choose well?
+
+    python -m experiments.benchmarks.choosing --rows=rank,rates,tune --workdir=FOLDER
+
+- ``rank``: backbones, their truncations and random controls, scored by one pass each and then
+  really fine-tuned; the weighted Kendall tau between each score and the test accuracy, beside
+  those of the order of ImageNet accuracy and of k-NN.
+- ``rates``: learning rates by a sweep against the recipe's fixed ones.
+- ``tune``: a search of ``--minutes`` against the plan without one.
+
+Photos are looked for in ``$TLTF_TEST_DATA``, weights in ``$KERAS_HOME``. What is done is kept in
+``FOLDER``: the same command again goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from scipy import stats
+
+from experiments.benchmarks.protocol import bootstrapped
+from experiments.benchmarks.quality import unpacked
+from tltf.cli.app import Program, execute
+from tltf.cli.quiet import import_tensorflow
+from tltf.cli.run_flags import required
+from tltf.errors import ArgumentError, nearest
+from tltf.spec import BackboneSpec, DataSpec, Phase, TransferSpec
+
+SETS = ("cats_dogs", "hymenoptera", "sign_digits", "cifar10")
+CANDIDATES = (
+    "MobileNetV2", "MobileNetV2@block_13", "MobileNetV2@block_6", "MobileNetV2:alpha=0.35",
+    "MobileNetV2:alpha=0.35@block_13", "MobileNet:alpha=0.25", "MobileNet:alpha=0.25@block_6",
+    "MobileNetV2@random", "MobileNet:alpha=0.25@random",
+)  # fmt: skip
+# Top-1 on ImageNet as the Keras and MobileNet pages give it; a truncation has none of its own, it
+# counts as just below its whole network, deeper before shallower.
+IMAGENET = {"MobileNetV2": 71.3, "MobileNetV2:alpha=0.35": 60.3, "MobileNet:alpha=0.25": 49.8}
+SCORES = ("probe", "neighbours", "class_mean", "logme", "h_score", "leep", "nce", "imagenet")
+ROWS = ("rank", "rates", "tune")
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list("rows", list(ROWS), "Which.", flag_values=FLAGS)
+flags.DEFINE_list("sets", list(SETS), "Image sets.", flag_values=FLAGS)
+flags.DEFINE_integer("photos", 240, "At most so many of each.", lower_bound=40, flag_values=FLAGS)
+flags.DEFINE_integer("seeds", 3, "Splits.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float("minutes", 10.0, "Of each search.", lower_bound=0.1, flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "Where everything goes.", flag_values=FLAGS)
+
+
+def run(values: flags.FlagValues) -> None:
+    required(values, "workdir")
+    for name in values["rows"].value:
+        if name not in ROWS:
+            raise ArgumentError(f"rows={name!r}, expected some of {', '.join(ROWS)}"
+                                f"{nearest(name, ROWS)}", where="--rows")  # fmt: skip
+    import_tensorflow()
+    work = Path(values["workdir"].value)
+    work.mkdir(parents=True, exist_ok=True)
+    folders = {name: some(name, values["photos"].value, work) for name in values["sets"].value}
+    rows = {"rank": ranked, "rates": rates, "tune": tuned}
+    for name in values["rows"].value:
+        for line in rows[name](folders, values, work):
+            print(line, flush=True)
+
+
+def some(name: str, count: int, work: Path) -> Path:
+    """A folder with the same number of photos of each class."""
+    target = work / f"{name}-{count}"
+    if not target.exists():
+        classes = sorted(p for p in unpacked(name, work / "data").iterdir() if p.is_dir())
+        for folder in classes:
+            (target / folder.name).mkdir(parents=True)
+            for path in sorted(folder.iterdir())[: count // len(classes)]:
+                shutil.copy(path, target / folder.name / path.name)
+    return target
+
+
+def kept(path: Path, compute: Callable[[], Any]) -> Any:
+    """What ``compute`` gave, now or in an earlier call."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(compute())
+        path.write_text(text)
+    return json.loads(path.read_text())
+
+
+def ranked(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> list[str]:
+    """Weighted Kendall tau of each score with real fine-tuning, by set and on average."""
+    lines, taus = [], {name: [] for name in SCORES}
+    for data, folder in folders.items():
+        scored = kept(work / "rank" / data / "scores.json", lambda f=folder: _scores(f))
+        accuracies = {}
+        for name in CANDIDATES:
+            found = [
+                kept(work / "rank" / data / f"{name}-{seed}.json",
+                     lambda f=folder, n=name, s=seed: _fine_tuned(f, n, s))
+                for seed in range(values["seeds"].value)
+            ]  # fmt: skip
+            accuracies[name] = float(np.mean(found))
+        for name in SCORES:
+            taus[name].append(_tau(name, scored["rows"], accuracies))
+        order = sorted(accuracies, key=accuracies.get, reverse=True)
+        shown = ", ".join(f"{name} {accuracies[name]:.3f}" for name in order)
+        lines.append(f"rank {data}: fine-tuned {shown}")
+        last = [row["name"] for row in scored["rows"]][-2:]
+        lines.append(f"rank {data}: last by probe {last}; cost {scored['cost']:.2f} passes")
+    for name in SCORES:
+        each = ", ".join("–" if np.isnan(t) else f"{t:+.2f}" for t in taus[name])
+        mean = "–" if np.isnan(taus[name]).all() else f"{np.nanmean(taus[name]):+.3f}"
+        lines.append(f"rank tau_w {name:<12} mean {mean} ({each})")
+    return lines
+
+
+def _tau(name: str, rows: list[dict[str, Any]], accuracies: dict[str, float]) -> float:
+    """Over the candidates that have the score; a few have none of LEEP and NCE."""
+    pairs = []
+    for row in rows:
+        score = _imagenet(row["name"]) if name == "imagenet" else row[name]
+        if score is not None:
+            pairs.append((score, accuracies[row["name"]]))
+    if len(pairs) < 3:
+        return float("nan")
+    return float(stats.weightedtau(*zip(*pairs, strict=True)).statistic)
+
+
+def _imagenet(name: str) -> float:
+    whole, _, place = name.partition("@")
+    if place == "random":
+        return 0.1
+    depth = int(place.removeprefix("block_")) if place else 99
+    return IMAGENET[whole] - (99 - depth) / 1000
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    """Every score of every candidate, and the passes that a whole candidate cost."""
+    from tltf.selection.candidates import candidates
+    from tltf.stages.ranking import run_ranking
+
+    data = DataSpec(source=str(folder))
+    found = run_ranking(data, candidates(",".join(CANDIDATES)), say=print, progress=False)
+    rows = [row.as_dict() for row in found.rows]
+    return {"rows": rows, "notes": found.notes, "cost": _cost(folder)}
+
+
+def _cost(folder: Path) -> float:
+    """Seconds of a ranking's pass over those of the bare network on the same photos, median."""
+    import tltf
+    from tltf.data import prepare
+    from tltf.data.batches import Batches
+    from tltf.selection.passes import run_pass
+    from tltf.training import features
+
+    manifest = prepare.prepared(DataSpec(source=str(folder)), seed=0)
+    network = tltf.backbone("MobileNetV2")
+    network.trainable = False
+    settings = {"classes": manifest.classes, "task": manifest.task, "image_size": 224}
+    data = Batches(manifest.split("train"), batch_size=32, **settings)
+    step = features.compiled(network)
+
+    def bare() -> float:
+        started = time.monotonic()
+        for x, _, _ in data.eval_dataset():
+            step(x)[0].numpy()
+        return time.monotonic() - started
+
+    bare()
+    return float(np.median([run_pass(network, data).seconds / bare() for _ in range(3)]))
+
+
+def _fine_tuned(folder: Path, name: str, seed: int) -> float:
+    """Test accuracy of the default two phases on a candidate."""
+    import keras
+
+    import tltf
+    from tltf import recipes
+    from tltf.backbones.network import as_backbone
+    from tltf.data import prepare
+    from tltf.data.batches import Batches
+    from tltf.data.cachefolder import cache_folder
+    from tltf.models.initial import seeded_initializers
+    from tltf.selection.candidates import candidates
+    from tltf.training.caching import Cache
+
+    keras.backend.clear_session()
+    [candidate] = candidates(name)
+    manifest = prepare.prepared(DataSpec(source=str(folder)), seed=seed)
+    with seeded_initializers(seed):
+        network = tltf.backbone(candidate.backbone, candidate.weights)
+        if candidate.block:
+            output = network.blocks[candidate.block][-1].output
+            network = as_backbone(keras.Model(network.inputs, output))
+        model = tltf.classifier(network, tltf.head(len(manifest.classes), dropout=0.2, seed=seed))
+    blocks = sum(any(x.weights for x in layers) for layers in network.blocks.values())
+    depth = max(1, round(recipes.TUNED_SHARE * blocks))
+    pretrained = candidate.weights != "none"
+    plan = [
+        Phase("head", 15, 1e-3, unfreeze="none"),
+        Phase("tune", 15, 1e-4 if pretrained else 1e-3, batch_norm="frozen" if pretrained
+              else "adapt", unfreeze=f"last:{depth}" if pretrained else "all"),
+    ]  # fmt: skip
+    settings = {"classes": manifest.classes, "task": manifest.task, "image_size": 224}
+    train, val, test = (
+        Batches(manifest.split(s), batch_size=32, seed=seed, **settings)
+        for s in ("train", "val", "test")
+    )
+    cache = Cache(folder=cache_folder() / "features", always=pretrained, say=lambda _: None)
+    fit = tltf.fit_phases(model, plan, train, validation=val, cache=cache, progress=False)
+    logits = fit.stored.logits(test) if fit.stored else None
+    if logits is None:
+        logits = model.predict(test.eval_dataset().map(lambda x, *_: x), verbose=0)
+    accuracy = float((logits.argmax(axis=1) == test.targets().argmax(axis=1)).mean())
+    print(f"  {folder.name} {name} seed {seed}: {accuracy:.3f}", flush=True)
+    return accuracy
+
+
+def rates(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> list[str]:
+    """``--head_lr=auto --tune_lr=auto`` against the recipe's rates: paired by test image."""
+    lines = []
+    for data, folder in folders.items():
+        right = {
+            kind: [
+                kept(work / "rates" / data / f"{kind}-{seed}.json",
+                     lambda f=folder, k=kind, s=seed: _right(f, s, work, auto=k == "auto"))
+                for seed in range(values["seeds"].value)
+            ]
+            for kind in ("fixed", "auto")
+        }  # fmt: skip
+        pairs = list(zip(right["auto"], right["fixed"], strict=True))
+        found = bootstrapped([{i: a["right"][i] - b["right"][i] for i in a["right"]}
+                              for a, b in pairs])  # fmt: skip
+        means = {k: np.mean([np.mean(list(r["right"].values())) for r in v])
+                 for k, v in right.items()}  # fmt: skip
+        seconds = {k: np.median([r["seconds"] for r in v]) for k, v in right.items()}
+        lines.append(
+            f"rates {data:<12} auto {means['auto']:.4f} fixed {means['fixed']:.4f} difference"
+            f" {100 * found.difference:+.2f} points ({100 * found.low:+.2f} to"
+            f" {100 * found.high:+.2f}), {found.images} images, {len(pairs)} seeds;"
+            f" {seconds['auto']:.0f} s against {seconds['fixed']:.0f} s;"
+            f" found {[r['rates'] for r in right['auto']]}"
+        )
+    return lines
+
+
+def _right(folder: Path, seed: int, work: Path, *, auto: bool) -> dict[str, Any]:
+    import keras
+
+    from tltf import pipeline
+
+    keras.backend.clear_session()
+    phases = (Phase("head", unfreeze="none"), Phase("tune"))
+    if auto:
+        phases = tuple(dataclasses.replace(phase, learning_rate="auto") for phase in phases)
+    spec = TransferSpec(data=DataSpec(source=str(folder)), seed=seed, export="none",
+                        backbone=BackboneSpec(name="MobileNetV2"), phases=phases)  # fmt: skip
+    target = work / "rates" / f"{folder.name}-{'auto' if auto else 'fixed'}-{seed}"
+    started = time.monotonic()
+    done = pipeline.transfer(spec, workdir=target, progress=False, say=lambda _: None)
+    seconds = time.monotonic() - started
+    return {"right": _per_image(target), "seconds": seconds,
+            "rates": [phase.learning_rate for phase in done.spec.phases]}  # fmt: skip
+
+
+def _per_image(run: Path) -> dict[str, int]:
+    rows = map(json.loads, (run / "report/predictions.jsonl").open())
+    return {row["id"]: int(row["predicted"] == row["label"]) for row in rows}
+
+
+def tuned(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> list[str]:
+    """A search against the plan without one: validation, and the test split at the end."""
+    from tltf import pipeline
+
+    lines = []
+    for data, folder in list(folders.items())[:3]:
+        spec = TransferSpec(data=DataSpec(source=str(folder)), export="none",
+                            backbone=BackboneSpec(name="MobileNetV2"))  # fmt: skip
+        target = work / "tune" / data
+        target.mkdir(parents=True, exist_ok=True)
+        pipeline.tune(spec, workdir=target, budget_minutes=values["minutes"].value, say=print,
+                      progress=False)  # fmt: skip
+        plain = work / "tune" / f"{data}-plain"
+        pipeline.transfer(spec, workdir=plain, progress=False, say=lambda _: None)
+        table = json.loads((target / "tune.json").read_text())
+        trials = {row["trial"]: row for row in table["trials"]}
+        best, first = trials[table["best"]], next(r for r in trials.values() if r["default"])
+        ours, theirs = _per_image(target / "best"), _per_image(plain)
+        found = bootstrapped([{i: ours[i] - theirs[i] for i in ours}])
+        reports = [json.loads((p / "report/report.json").read_text())["metrics"]
+                   for p in (target / "best", plain)]  # fmt: skip
+        lines.append(
+            f"tune {data:<12} {len(trials)} trials in {table['seconds']:.0f} s; validation nll"
+            f" {best['value']:.4f} against {first['value']:.4f}, accuracy"
+            f" {best['metrics']['accuracy']['value']:.4f} against"
+            f" {first['metrics']['accuracy']['value']:.4f}; test nll"
+            f" {reports[0]['nll']['value']:.4f} against {reports[1]['nll']['value']:.4f}, accuracy"
+            f" {100 * found.difference:+.2f} points ({100 * found.low:+.2f} to"
+            f" {100 * found.high:+.2f}), {found.images} images"
+        )
+    return lines
+
+
+PROGRAM = Program(
+    name="python -m experiments.benchmarks.choosing",
+    about=(__doc__ or "").strip(),
+    flag_values=FLAGS,
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(execute(PROGRAM, sys.argv[1:]))
