@@ -16,7 +16,7 @@ TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py re
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
-.PHONY: help demo test test-all check bench bench-transfer bench-hf views test-tools faults fuzz soak clean
+.PHONY: help demo test test-all check bench bench-transfer bench-hf bench-choosing views test-tools faults fuzz soak clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make check     format, lint, types, then make test'
 	@echo 'make bench     side-by-side measurements'
 	@echo 'make bench-transfer  transfer methods against the source alone'
+	@echo 'make bench-choosing  do rankings, sweeps and searches choose well'
 	@echo 'make faults    every fault of the table, row by row; make test-tools before it'
 	@echo 'make fuzz      foreign bytes at every door, with a long budget'
 	@echo 'make soak      up to an hour of real runs, with 200 random kills and other faults'
@@ -62,6 +63,11 @@ bench: $(VENV)/.installed
 
 bench-transfer: $(VENV)/.installed
 	$(RUN) -m experiments.benchmarks.transfer
+
+# BENCH='--rows=rank --sets=cats_dogs --seeds=1'
+bench-choosing: $(VENV)/.installed-test
+	@mkdir -p runs
+	$(RUN) -m experiments.benchmarks.choosing --workdir=runs/choosing $(BENCH)
 
 test-tools:
 	@command -v strace || apt-get install --yes strace || \
