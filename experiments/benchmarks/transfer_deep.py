@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import tltf
-from experiments.benchmarks.transfer import shared, summary
+from experiments.benchmarks.transfer import members, shared, summary
 from tltf.data import prepare
 from tltf.errors import InputMissingError
 from tltf.models import heads
@@ -173,60 +174,80 @@ def minilm(source: list[str], target: list[str]) -> tuple[np.ndarray, np.ndarray
 
 
 def fewshot(seeds: int) -> Iterator[dict[str, Any]]:
-    """Digits: an encoder meets six classes in episodes and is tested on the other four."""
-    data = load_digits()
-    x, y = (data.images[..., None] / 16.0).astype("float32"), data.target
-    for shots in (1, 5):
+    """An encoder meets six classes in episodes and is tested on the other four, in 600 episodes."""
+    digits = load_digits()
+    sets = {
+        "digits": ((digits.images[..., None] / 16.0).astype("float32"), digits.target),
+        "sign_digits": _signs(),
+    }
+    for (name, (x, y)), shots in itertools.product(sets.items(), (1, 5)):
         found: dict[str, list[float]] = {}
         for seed in range(seeds):
-            rng = np.random.default_rng(seed)
-            known = rng.choice(10, 6, replace=False)
-            old, new = np.isin(y, known), ~np.isin(y, known)
-            test = few.EpisodeSampler(y[new], ways=4, shots=shots, queries=10, seed=seed)
-            pixels = x[new].reshape(new.sum(), -1)
-            found.setdefault("nearest class mean, pixels", []).append(
-                few.evaluate_episodes(pixels, test).value
-            )
-            for name, encoder in (
-                ("nearest class mean, classifier features", _classifier(x[old], y[old], seed)),
-                ("prototypical network", _prototypical(x[old], y[old], shots, seed)),
-            ):
-                z = np.asarray(encoder(x[new]))
-                found.setdefault(name, []).append(few.evaluate_episodes(z, test).value)
-        base = np.array(found["nearest class mean, classifier features"])
-        for name, values in found.items():
+            for method, value in _episodes(x, y, shots, seed).items():
+                found.setdefault(method, []).append(value)
+        base = np.array(found[CLASSIFIER])
+        for method, values in found.items():
             v = np.array(values)
-            yield summary(f"fewshot, digits, {shots} shot", name, v[:, None],
-                          None if v is base or np.array_equal(v, base) else base[:, None],
+            yield summary(f"fewshot, {name}, {shots} shot", method, v[:, None],
+                          None if method == CLASSIFIER else base[:, None],
                           base_name="class mean", note="600 episodes a seed")  # fmt: skip
 
 
-def _encoder(seed: int) -> keras.Sequential:
+CLASSIFIER = "nearest class mean, classifier features"
+
+
+def _episodes(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> dict[str, float]:
+    """Mean accuracy over the episodes on four classes that no encoder has met, 4 ways."""
+    known = np.random.default_rng(seed).choice(10, 6, replace=False)
+    old, new = np.isin(y, known), ~np.isin(y, known)
+    test = few.EpisodeSampler(y[new], ways=4, shots=shots, queries=10, seed=seed)
+    features = {
+        "nearest class mean, pixels": x[new].reshape(new.sum(), -1),
+        CLASSIFIER: np.asarray(_classifier(x[old], y[old], seed)(x[new])),
+        "prototypical network": np.asarray(_prototypical(x[old], y[old], shots, seed)(x[new])),
+    }
+    return {name: few.evaluate_episodes(z, test).value for name, z in features.items()}
+
+
+def _signs() -> tuple[np.ndarray, np.ndarray]:
+    """600 photos of hands that show a digit, grey, 32 px."""
+    images, labels = [], []
+    for name, content in sorted(members(shared("images/sign_digits/public.tar")).items()):
+        if name.lower().endswith((".jpg", ".jpeg", ".png")):
+            pixels = tf.io.decode_image(content, channels=3, expand_animations=False)
+            grey = tf.image.rgb_to_grayscale(tf.image.resize(pixels, (32, 32), antialias=True))
+            images.append(np.asarray(grey, np.float32) / 255.0)
+            labels.append(int(Path(name).parent.name))
+    return np.stack(images), np.array(labels)
+
+
+def _encoder(side: int, seed: int) -> keras.Sequential:
+    """Convolutions and pooling down to 4 px, then 64 features."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(16, 3, padding="same", activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(32, 3, padding="same", activation="relu"),
-            layers.Flatten(),
-            layers.Dense(64),
-        ]
-    )
+    blocks: list[keras.layers.Layer] = []
+    while side > 4:
+        filters = 16 * 2 ** (len(blocks) // 2)
+        blocks += [layers.Conv2D(filters, 3, padding="same", activation="relu"),
+                   layers.MaxPooling2D()]  # fmt: skip
+        side //= 2
+    last = layers.Conv2D(32, 3, padding="same", activation="relu")
+    return keras.Sequential([*blocks, last, layers.Flatten(), layers.Dense(64)])
 
 
 def _classifier(x: np.ndarray, y: np.ndarray, seed: int) -> keras.Model:
-    encoder = _encoder(seed)
+    encoder = _encoder(x.shape[1], seed)
     names = np.unique(y)
     model = keras.Sequential([encoder, keras.layers.ReLU(), keras.layers.Dense(len(names))])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(x, np.searchsorted(names, y), epochs=8, batch_size=32, verbose=0)
+    epochs = max(8, 250 * 32 // len(x))  # as many steps as the prototypical network has episodes
+    model.fit(x, np.searchsorted(names, y), epochs=epochs, batch_size=32, verbose=0)
     return encoder
 
 
 def _prototypical(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> keras.Model:
-    encoder = _encoder(seed)
+    encoder = _encoder(x.shape[1], seed)
+    encoder.build((None, *x.shape[1:]))
     sampler = few.EpisodeSampler(y, ways=5, shots=shots, queries=10, seed=seed)
     metalearning.train_prototypical(encoder, x, sampler, episodes=250)
     return encoder
