@@ -87,6 +87,12 @@ def test_target_labels_change_nothing_but_the_final_number(
     assert one == two
     assert found["flat"]["metrics"] == {}
     assert found["labelled"]["adaptation"] == found["flat"]["adaptation"]
+    assert sum(found["flat"]["adaptation"]["answers"].values()) == found["flat"]["n"]
+    page = (tmp_path / "flat/report/report.html").read_text("utf-8")
+    assert "Adapted to a target without labels" in page
+    assert "No number: none of the" in page
+    assert 'id="metrics"' not in page
+    assert 'id="adaptation"' in (tmp_path / "labelled/report/report.html").read_text("utf-8")
 
 
 QUICK = ("dsbn", "jda", "kmm")

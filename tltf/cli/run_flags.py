@@ -138,9 +138,7 @@ def summary(done: Run, gate: Gate | None = None) -> list[str]:
             lines.append(metric_line(name, done.report["metrics"][name]))
     if done.report.get("verdict"):
         lines.append(done.report["verdict"]["sentence"])
-    page = done.path / "report" / "report.html"
-    # Without target labels an adaptation has no number to draw a page of.
-    lines.append(f"report: {page if page.exists() else page.with_suffix('.json')}")
+    lines.append(f"report: {done.path / 'report' / 'report.html'}")
     if done.servable is not None:
         lines.append(f"servable: {done.servable}")
         lines.append(f"next: tltf predict --model={done.path} --inputs='PHOTOS/*'")

@@ -97,7 +97,7 @@ def report_figures(
         figures[name] = curve(history, keys=keys, theme=colours)
     for name, found in (report.get("rate_search") or {}).items():
         figures[f"rate_search_{name}"] = rate_search(found, theme=colours)
-    if report["task"] == "single_label":
+    if report["task"] == "single_label" and report["confusion"]:
         figures["confusion"] = confusion(report["confusion"], report["classes"], theme=colours)
     for when in ("before", "after"):
         bins = (report.get("calibration") or {}).get(when)

@@ -97,6 +97,7 @@ def write_html(
         "headline": _headline(report),
         "verdict": report.get("verdict"),
         "backbone": backbone_name(report),
+        "adaptation": _adaptation(report.get("adaptation")),
         "data": _data(report.get("data")),
         "plan": [{k: r.get(k, "") for k in PLAN_COLUMNS} for r in report.get("plan") or []],
         "figures": shown_figures,
@@ -138,9 +139,27 @@ def _confusion_width(n_classes: int) -> int:
     return 0 if n_classes <= 6 else 12 * n_classes + 240
 
 
-def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
+def _headline(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """None without labels to measure on."""
     name = HEADLINE[report["task"]]
-    return metric_row(name, report["metrics"][name])
+    return metric_row(name, report["metrics"][name]) if name in report["metrics"] else None
+
+
+def _adaptation(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How far the domains are apart, what was chosen and by what, and the answers' counts."""
+    if not found:
+        return None
+    selection = found["selection"]
+    return {
+        "distance": found["distance"]["sentence"],
+        "selection": selection["sentence"],
+        "rows": [
+            {"method": name, "chosen": name == selection["chosen"], **values}
+            for name, values in selection["criteria"].items()
+        ],
+        "notes": found["notes"],
+        "answers": list((found.get("answers") or {}).items()),
+    }
 
 
 def _ordered(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -23,6 +23,8 @@ def summary(report: Mapping[str, Any]) -> str:
     """
     task, n = report["task"], report["n"]
     name = HEADLINE[task]
+    if name not in report["metrics"]:
+        return f"no number: none of the {n:,} examples has a label to compare the answers with"
     estimate = report["metrics"][name]
     words = {"accuracy": "accuracy", "micro_f1": "micro F1", "mae": "mean absolute error"}
     interval = "no interval"

@@ -174,6 +174,7 @@ def run_adaptation_report(
     data = trained.batches(manifest.split("test"))
     logits = trained.logits(data)
     extra, context = _context(done, manifest, run, command)
+    extra["answers"] = _counts(logits, trained.classes)
     baseline = calibration.apply_temperature(done.baseline.target_logits, 1.0, task=trained.task)
     labelled = all(record.label is not None for record in data.records)
     if labelled:
@@ -200,21 +201,26 @@ def run_adaptation_report(
             "n": data.n,
             "classes": list(trained.classes),
             "metrics": {},
+            "per_class": {},
+            "confusion": [],
             "baselines": {},
             "verdict": None,
             **context,
             "adaptation": extra,
         }
     with sealed.committed(run.report) as folder:
-        if labelled:
-            write_report(folder, found, done.chosen.history, title=run.path.name)
-        else:
-            storage.write_json(folder / "report.json", found)
+        write_report(folder, found, done.chosen.history, title=run.path.name)
         rows = "".join(_rows(done, data, logits))
         storage.write_text(folder / "predictions.jsonl", rows)
     history = "".join(json.dumps(row) + "\n" for row in done.chosen.history)
     storage.write_text(run.history, history)
     return found
+
+
+def _counts(logits: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """How often each class is the answer."""
+    counts = np.bincount(logits.argmax(axis=1), minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def _context(
