@@ -241,9 +241,9 @@ def second_run(photos: Photos, *, name: str, weights: str, pairs: int, work: Pat
     other = dataclasses.replace(spec, head=HeadSpec(hidden=(64,), dropout=0.5))
     head = (Phase("head", HEAD_EPOCHS, RATES[0], unfreeze="none"),)
     rows = []
-    for what, plan in (("head", head), ("head and tune", spec.phases)):
+    for what, plan, repeats in (("head", head, pairs), ("head and tune", spec.phases, 1)):
         values = []
-        for i in range(pairs):
+        for i in range(repeats):
             cache = work / f"g5-cache-{i}"
             shutil.rmtree(cache, ignore_errors=True)
             both = [
