@@ -84,7 +84,10 @@ def classifier_of(backbone: Backbone, choice: Choice) -> keras.Model | None:
     try:
         with weight_files.official_files():
             whole = constructor(entry)(include_top=True, weights="imagenet", **choice.options)
-        last = whole.get_layer(backbone.layers[-1].name)
+        names = {layer.name for layer in whole.layers}
+        # the last layer of a Backbone only marks its output
+        [name] = [layer.name for layer in backbone.layers if layer.name in names][-1:]
+        last = whole.get_layer(name)
     except (TltfError, ValueError, OSError) as error:
         logging.warning("%s: its source classifier cannot be used: %s", choice.text, error)
         return None

@@ -74,15 +74,16 @@ def near_pairs(
     vectors = _unit_vectors([fingerprints[i] for i in places])
     kind = _numbered([groups[i] for i in places]) if groups is not None else None
     pairs: list[Pair] = []
-    for start in range(0, len(places), _BLOCK):
-        cosines = vectors[start : start + _BLOCK] @ vectors[start:].T
+    starts = range(0, len(places), _BLOCK)
+    for low, high in ((a, b) for a in starts for b in starts if a <= b):
+        cosines = vectors[low : low + _BLOCK] @ vectors[high : high + _BLOCK].T
         alike = cosines >= near
         if kind is not None:
-            alike &= kind[start : start + _BLOCK, None] != kind[None, start:]
+            alike &= kind[low : low + _BLOCK, None] != kind[None, high : high + _BLOCK]
         for row, column in np.argwhere(alike):
-            if row < column:
+            if low + row < high + column:
                 cosine = min(1.0, float(cosines[row, column]))
-                pairs.append((places[start + row], places[start + column], cosine))
+                pairs.append((places[low + row], places[high + column], cosine))
     return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 

@@ -32,6 +32,7 @@ from tltf.data.manifest import BadInputsError, Excluded, Manifest, Record
 from tltf.data.scancache import ScanCache
 from tltf.errors import named_list, printable
 
+_PIECE = 4096
 # Decodes above this size run one at a time, whatever the number of threads.
 _LARGE_DECODED_BYTES = 24 << 20
 _RUNTIME_LINE = re.compile(r"[IWEF]?\d{4}[ -]|WARNING:")
@@ -95,10 +96,14 @@ def examine(
         # Reading and waiting overlap, so there is one thread more than there are workers.
         ThreadPoolExecutor(threads or (os.cpu_count() or 1) + 1) as pool,
     ):
-        for found in pool.map(lambda r: _check(r, max_image_pixels, cache), manifest.records):
-            findings.append(found)
-            if progress:
-                progress(len(findings), len(manifest.records))
+        records = manifest.records
+        # Piece by piece: what waits for a thread costs memory for every file.
+        for start in range(0, len(records), _PIECE):
+            piece = records[start : start + _PIECE]
+            for found in pool.map(lambda r: _check(r, max_image_pixels, cache), piece):
+                findings.append(found)
+                if progress:
+                    progress(len(findings), len(records))
     pairs = list(zip(manifest.records, findings, strict=True))
     good = tuple(
         dataclasses.replace(record, sha256=found.sha256)

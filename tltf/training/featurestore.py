@@ -38,7 +38,7 @@ from tltf.training.shards import FORMAT, Key, Writer
 USED = "used"
 VERIFIED = ".verified.json"
 TRUST_SECONDS = 7 * 24 * 3600.0
-MAPPED_BYTES = 64_000_000
+MAPPED_BYTES = 16_000_000
 """After so many bytes read, mapped pages are given back: memory stays, the page cache too."""
 
 
