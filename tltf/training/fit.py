@@ -21,6 +21,7 @@ from tltf.training.phaserun import BestEpoch, Objective, PhaseRun
 from tltf.training.ratesearch import FoundRate
 from tltf.training.session import Session
 from tltf.training.states import State
+from tltf.training.strategies import Distribution
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def fit_phases(
     rate_found: Callable[[str, FoundRate], None] | None = None,
     save_every: str | float | SaveInterval = "auto",
     progress: bool = True,
+    distribution: Distribution | None = None,
 ) -> FitResult:
     """Trains every phase: enter, train, check what moved, restore the best weights.
 
@@ -88,6 +90,8 @@ def fit_phases(
       save_every: at most this much work is lost by a kill: ``30s``, ``50steps``, or ``auto``
         (30 s, longer where saving would cost more than 5 % of the time).
       progress: show a progress line on stderr.
+      distribution: over which devices, of :func:`tltf.training.strategies.distribution`; ``model``
+        was made in its scope, and the batch size is that of the whole.
 
     Raises:
       TrainabilityError, DivergenceError, DataError: see the parts.
@@ -108,9 +112,12 @@ def fit_phases(
     folder = _made(folder)
     interval = save_every if isinstance(save_every, SaveInterval) else save_interval(save_every)
     state = states.newest(folder / "state") if folder else None
-    with stop_requests() as stop:
+    placed = distribution or Distribution()
+    placed.check_batch(getattr(data, "batch_size", placed.replicas))
+    with stop_requests() as stop, placed.scope():
         session = Session(model, folder, interval, stop, progress, rates=ratesearch.read(folder))
         session.rate_found = rate_found or session.rate_found
+        session.distribution = placed
         stored = _phase_cache(cache, session, plan, train, validation)
         if state is not None:
             session.restore(state)

@@ -8,7 +8,7 @@ losses that ``fit`` gives and honours Keras callbacks; a test holds both togethe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tltf.errors import DataError, DivergenceError, InterruptedRun
 from tltf.training.interrupts import Interrupted, StopRequest
+from tltf.training.strategies import Distribution
 
 LOSS_CHECK_STEPS = 10
 
@@ -62,6 +63,7 @@ def run_epochs(
     commit: Callable[[int, int], None] | None = None,
     begin: Callable[[], None] | None = None,
     stop: StopRequest | None = None,
+    distribution: Distribution | None = None,
 ) -> None:
     """Trains the compiled model from ``(first_epoch, first_step)`` to the end of ``epochs``.
 
@@ -76,6 +78,7 @@ def run_epochs(
       commit: called with that position when a signal stops the validation.
       begin: called after ``on_train_begin``, in which callbacks forget what they knew.
       stop: looked at after each batch.
+      distribution: over which devices; None for the one that TensorFlow takes.
 
     Raises:
       DivergenceError: the loss is NaN or infinite.
@@ -92,6 +95,7 @@ def run_epochs(
             first_step,
             _Hooks(callbacks, after_step, commit, begin, stop),
             validation,
+            distribution or Distribution(),
         )
 
 
@@ -113,24 +117,33 @@ def _run(
     first_step: int,
     hooks: _Hooks,
     validation: tf.data.Dataset | None,
+    distribution: Distribution,
 ) -> None:
     model.stop_training = False
-    model.make_train_function()
+    step = distribution.train_function(model)
     hooks.callbacks.on_train_begin()
     if hooks.begin is not None:
         hooks.begin()
     logs: dict[str, Any] = {}
-    iterator = iter(data.train_dataset(epochs.start, first_step, epochs=len(epochs)))
+    iterator = distribution.iterator(
+        data.train_dataset(epochs.start, first_step, epochs=len(epochs))
+    )
     for epoch in epochs:
         start = first_step if epoch == epochs.start else 0
         if start == 0:
             model.reset_metrics()
         hooks.callbacks.on_epoch_begin(epoch)
-        _one_epoch(model, iterator, epoch, range(start, data.steps_per_epoch), hooks)
+        steps = range(start, data.steps_per_epoch)
+        _one_epoch(model, lambda: step(iterator), epoch, steps, hooks)
         logs = {key: float(value) for key, value in model.get_metrics_result().items()}
         _check_finite(logs["loss"], epoch, data.steps_per_epoch - 1)
         if validation is not None:
-            results = _validated(model, validation, epoch, data.steps_per_epoch, hooks)
+            results = _validated(
+                model,
+                lambda: distribution.evaluate(model, validation),
+                (epoch, data.steps_per_epoch),
+                hooks,
+            )
             logs |= {f"val_{key}": float(value) for key, value in results.items()}
         hooks.callbacks.on_epoch_end(epoch, logs)
         if hooks.stop:
@@ -144,7 +157,7 @@ def _run(
 
 def _one_epoch(
     model: keras.Model,
-    iterator: Iterator[Any],
+    train: Callable[[], dict[str, Any]],
     epoch: int,
     steps: range,
     hooks: _Hooks,
@@ -152,7 +165,7 @@ def _one_epoch(
     for step in steps:
         hooks.callbacks.on_train_batch_begin(step)
         try:
-            logs = model.train_function(iterator)
+            logs = train()
         except (StopIteration, tf.errors.OutOfRangeError) as error:
             raise DataError(
                 f"epoch {epoch + 1} ended after {step} of {steps.stop} batches",
@@ -171,19 +184,22 @@ def _one_epoch(
 
 
 def _validated(
-    model: keras.Model, validation: tf.data.Dataset, epoch: int, steps: int, hooks: _Hooks
+    model: keras.Model,
+    evaluate: Callable[[], dict[str, float]],
+    position: tuple[int, int],
+    hooks: _Hooks,
 ) -> dict[str, float]:
     """The metrics on the validation; a signal commits the epoch as trained, not yet measured."""
     counted = [v.numpy() for v in model.metrics_variables]
     try:
         with hooks.stop.at_borders(waits=False):
-            results: dict[str, float] = model.evaluate(validation, verbose=0, return_dict=True)
+            results = evaluate()
     except Interrupted as error:
         for variable, value in zip(model.metrics_variables, counted, strict=False):
             variable.assign(value)
         if hooks.commit is not None:
-            hooks.commit(epoch, steps)
-        where = f"validation of epoch {epoch + 1}"
+            hooks.commit(*position)
+        where = f"validation of epoch {position[0] + 1}"
         raise _interrupted(hooks.stop, where) from error
     return results
 

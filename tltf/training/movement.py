@@ -86,11 +86,18 @@ def check_movement(
 def _with_gradient(model: keras.Model, variables: list[keras.Variable], batch: tuple) -> list[str]:
     """Paths of those variables to which the loss has a gradient that must show."""
     x, y, weight = (*batch, None)[:3]
-    with tf.GradientTape() as tape:
-        loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight)
-    gradients = tape.gradient(loss, [v.value for v in variables])
-    return [
-        v.path
-        for v, g in zip(variables, gradients, strict=True)
-        if g is not None and float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) > GRADIENT_FLOOR
-    ]
+
+    def largest() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=True)
+            loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight)
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        return [
+            tf.zeros(()) if g is None else tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))
+            for g in gradients
+        ]
+
+    # Variables of several devices have a gradient only where each replica computes.
+    strategy = tf.distribute.get_strategy()
+    found = [strategy.experimental_local_results(g)[0] for g in strategy.run(largest)]
+    return [v.path for v, g in zip(variables, found, strict=True) if float(g) > GRADIENT_FLOOR]

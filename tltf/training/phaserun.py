@@ -107,7 +107,7 @@ class PhaseRun:
         convex_head = self.objective.head_solver == "lbfgs" and not trainability.blocks
         if self.phase.learning_rate == AUTO:
             self._find_rate(trainability, data, convex_head=convex_head)
-        self._compile(trainability, data.steps_per_epoch, for_callbacks=bool(callbacks))
+        self._compile(trainability, data, for_callbacks=bool(callbacks))
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
         if convex_head and self.phase.epochs:
@@ -136,15 +136,17 @@ class PhaseRun:
             rate = found[name].learning_rate
         elif given.epochs and not convex_head:
             self.phase = ratesearch.sweep_phase(given)
-            self._compile(trainability, data.steps_per_epoch, for_callbacks=False)
-            found[name] = ratesearch.search(self.part, given, data, usual=usual)
+            self._compile(trainability, data, for_callbacks=False)
+            found[name] = ratesearch.search(
+                self.part, given, data, usual=usual, distribution=self.session.distribution
+            )
             ratesearch.write(self.session.folder, found)
             self.session.rate_found(name, found[name])
             rate = found[name].learning_rate
         self.phase = dataclasses.replace(given, learning_rate=rate)
 
     def _compile(
-        self, trainability: Trainability, steps_per_epoch: int, *, for_callbacks: bool
+        self, trainability: Trainability, data: loop.EpochData, *, for_callbacks: bool
     ) -> None:
         model, arguments = self.session.model, self.objective.compile_arguments()
         blocks = freezing.model_blocks(model)
@@ -153,9 +155,11 @@ class PhaseRun:
             self.phase,
             trainability,
             blocks={name: blocks[name] for name in trainability.blocks},
-            steps_per_epoch=steps_per_epoch,
+            steps_per_epoch=data.steps_per_epoch,
             **arguments,
         )
+        if self.session.distribution.replicas > 1:
+            self.session.distribution.prepare(self.part, next(iter(data.train_dataset(0))))
         if for_callbacks and self.part is not model:
             # People's callbacks see the whole model, with the optimizer that is at work.
             model.compile(optimizer=self.part.optimizer, loss=arguments["loss"])
@@ -198,6 +202,7 @@ class PhaseRun:
                 commit=lambda epoch, step: self._save(Position(self.index, epoch, step)),
                 begin=lambda: self._remind(state),
                 stop=self.session.stop,
+                distribution=self.session.distribution,
             )
         except TltfError as error:
             error.where = f"phase {self.phase.name}, {error.where}"
@@ -236,8 +241,9 @@ class PhaseRun:
         )
         layer.kernel.assign(found.kernel)
         layer.bias.assign(found.bias)
-        logs = part.evaluate(data.train_dataset(0), verbose=0, return_dict=True)
-        results = part.evaluate(validation, verbose=0, return_dict=True)
+        evaluate = self.session.distribution.evaluate
+        logs = evaluate(part, data.train_dataset(0))
+        results = evaluate(part, validation)
         logs |= {f"val_{key}": value for key, value in results.items()}
         logging.info("phase %s: L-BFGS, C=%g", self.phase.name, found.strength)
         told.on_epoch_end(0, logs | {"strength": found.strength})

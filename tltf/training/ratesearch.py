@@ -21,6 +21,7 @@ from tltf import storage
 from tltf.spec import AUTO, Phase
 from tltf.training import loop
 from tltf.training.callbacks import LearningRateFinder
+from tltf.training.strategies import Distribution
 
 FILE = "rates.json"
 LOW, HIGH, SMOOTHING = 1e-5, 1.0, 0.8
@@ -63,7 +64,14 @@ def sweep_phase(phase: Phase) -> Phase:
     )
 
 
-def search(model: keras.Model, phase: Phase, data: loop.EpochData, *, usual: float) -> FoundRate:
+def search(
+    model: keras.Model,
+    phase: Phase,
+    data: loop.EpochData,
+    *,
+    usual: float,
+    distribution: Distribution,
+) -> FoundRate:
     """Sweeps the rate of a model that is compiled for :func:`sweep_phase`.
 
     Args:
@@ -72,12 +80,22 @@ def search(model: keras.Model, phase: Phase, data: loop.EpochData, *, usual: flo
       data: its training batches.
       usual: the rate that is taken without a sweep; what is found stays within a factor of
         ``WITHIN`` of it.
+      distribution: over which devices.
     """
     steps = min(STEPS[1], max(STEPS[0], (phase.epochs or 0) * data.steps_per_epoch // 2))
     finder = LearningRateFinder(LOW, HIGH, steps=steps, smoothing=SMOOTHING)
     epochs = math.ceil(steps / data.steps_per_epoch)
-    batches = data.train_dataset(0, epochs=epochs)
-    model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[finder])
+    iterator = distribution.iterator(data.train_dataset(0, epochs=epochs))
+    step = distribution.train_function(model)
+    finder.set_model(model)
+    model.stop_training = False
+    finder.on_train_begin()
+    for batch in range(steps):
+        finder.on_train_batch_begin(batch)
+        finder.on_train_batch_end(batch, step(iterator))
+        if model.stop_training:
+            break
+    finder.on_train_end()
     return chosen(finder.rates, finder.losses, usual=usual)
 
 

@@ -16,6 +16,7 @@ from tltf.interval import SaveInterval
 from tltf.training import ratesearch, statefiles, states
 from tltf.training.interrupts import StopRequest
 from tltf.training.states import State
+from tltf.training.strategies import Distribution
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     saved_steps: int = -1
     save_cost: float = 0.0
+    distribution: Distribution = field(default_factory=Distribution)
     rates: dict[str, ratesearch.FoundRate] = field(default_factory=dict)
     rate_found: Callable[[str, ratesearch.FoundRate], None] = lambda *_: None
 

@@ -1,0 +1,244 @@
+"""The same training on several devices or processes: which strategy, and its exact steps.
+
+Batch size and learning rate are those of the whole: a batch of 32 on 2 replicas is 16 for each,
+and the step is the one that a single device would take. A batch that does not divide, as the
+smaller last one of an epoch may be, is computed by every replica in full and counted once. So
+losses, weights and metrics are those of a single process, to rounding; with dropout each replica
+draws its own masks.
+
+Keras' own ``fit`` fails under ``MultiWorkerMirroredStrategy``; here its compiled loss, metrics and
+optimizer are called by our step in ``strategy.run``, which works under every strategy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tltf.errors import ArgumentError
+from tltf.training import freezing
+
+STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
+Logs = dict[str, Any]
+
+
+class Distribution:
+    """Where a training runs; the one of :func:`distribution`.
+
+    Attributes:
+      name: of :data:`STRATEGIES`.
+      replicas: in all processes together.
+      worker: number of this process.
+      workers: processes.
+    """
+
+    def __init__(self, name: str = "none", strategy: tf.distribute.Strategy | None = None) -> None:
+        self.name, self.strategy = name, strategy
+        self.replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+        task = json.loads(os.environ.get("TF_CONFIG") or "{}") if name == "multiworker" else {}
+        self.workers = len(task.get("cluster", {}).get("worker", [])) or 1
+        self.worker = int(task.get("task", {}).get("index", 0))
+
+    @property
+    def chief(self) -> bool:
+        """Whether this process writes the artifacts."""
+        return self.worker == 0
+
+    @property
+    def local(self) -> range:
+        """Which of the replicas are in this process."""
+        each = self.replicas // self.workers
+        return range(self.worker * each, (self.worker + 1) * each)
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Variables that are made inside live on every replica."""
+        if self.strategy is None:
+            yield
+            return
+        with self.strategy.scope():
+            yield
+
+    def check_batch(self, size: int) -> None:
+        """Raises ArgumentError unless a batch divides evenly."""
+        if size % self.replicas:
+            raise ArgumentError(
+                f"batch_size={size} on {self.replicas} replicas, expected a multiple of"
+                f" {self.replicas}: it is the size of the whole batch",
+                where="--batch_size",
+                next_action=f"use --batch_size={-(-size // self.replicas) * self.replicas}",
+            )
+
+    def prepare(self, model: keras.Model, batch: Any) -> None:
+        """Builds what Keras would build in the first step, where variables cannot be made.
+
+        Args:
+          model: compiled.
+          batch: one batch ``(x, y, sample_weight)`` of the data.
+        """
+        if self.strategy is None:
+            return
+        model._symbolic_build(data_batch=batch)  # seam: Model._symbolic_build
+        for layer in freezing.leaves(model):
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+                layer.synchronized = True
+
+    def iterator(self, batches: tf.data.Dataset) -> Iterator[Any]:
+        """Batches of the whole, as each replica's part of them."""
+        if self.strategy is None:
+            return iter(batches)
+        parts = batches.flat_map(self._parts)
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        parts = parts.with_options(options)
+        spread = self.strategy.distribute_datasets_from_function(lambda _: parts)
+        return iter(spread)
+
+    def train_function(self, model: keras.Model) -> Callable[[Iterator[Any]], Logs]:
+        """One training step from an iterator; Keras' own where there is a single device."""
+        if self.strategy is None:
+            model.make_train_function()
+            return model.train_function
+        return self._stepper(model, lambda data: _train_step(model, data))
+
+    def evaluate(self, model: keras.Model, batches: tf.data.Dataset) -> Logs:
+        """Every metric over all batches, each example once."""
+        if self.strategy is None:
+            results: Logs = model.evaluate(batches, verbose=0, return_dict=True)
+            return results
+        model.reset_metrics()
+        step = self._stepper(model, lambda data: _test_step(model, data))
+        iterator = self.iterator(batches)
+        with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
+            while True:
+                step(iterator)
+        results = {key: float(value) for key, value in model.get_metrics_result().items()}
+        return results
+
+    def _parts(self, *batch: tf.Tensor) -> tf.data.Dataset:
+        """The parts of one batch for the replicas of this process, and whether it is whole."""
+        size = tf.shape(tf.nest.flatten(batch)[0])[0]
+        whole = size % self.replicas != 0
+        part = tf.where(whole, size, size // self.replicas)
+
+        def of(replica: tf.Tensor) -> tuple[Any, tf.Tensor]:
+            start = tf.where(whole, 0, tf.cast(replica, tf.int32) * part)
+            return tf.nest.map_structure(lambda t: t[start : start + part], batch), whole
+
+        return tf.data.Dataset.range(self.local.start, self.local.stop).map(of)
+
+    def _stepper(
+        self, model: keras.Model, step: Callable[[Any], tf.Tensor]
+    ) -> Callable[[Iterator[Any]], Logs]:
+        strategy = self.strategy
+
+        def replica(data: Any, whole: tf.Tensor) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            counted = [tf.identity(v.value) for v in model.metrics_variables]
+            loss = step(data)
+            # What every replica computed in full counts once: on the first.
+            again = tf.logical_and(whole, context.replica_id_in_sync_group > 0)
+            for variable, before in zip(model.metrics_variables, counted, strict=True):
+                variable.assign(tf.where(again, before, variable.value))
+            return loss
+
+        @tf.function(reduce_retracing=True)
+        def run(iterator: Iterator[Any]) -> tf.Tensor:
+            data, whole = next(iterator)
+            losses = strategy.run(replica, args=(data, whole))
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+        return lambda iterator: {"loss": run(iterator)}
+
+
+def _train_step(model: keras.Model, data: Any) -> tf.Tensor:
+    """Keras' training step, with the gradient summed over replicas before it is clipped."""
+    x, y, weight = data
+    with tf.GradientTape() as tape:
+        y_pred = model(x, training=True)
+        loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=True)
+        scaled = model.optimizer.scale_loss(loss)
+    variables = model.trainable_variables
+    gradients = tape.gradient(scaled, variables)
+    model.optimizer.apply(_clipped(model.optimizer, gradients), variables)
+    _measured(model, data, y_pred, loss)
+    return loss
+
+
+def _test_step(model: keras.Model, data: Any) -> tf.Tensor:
+    x, y, weight = data
+    y_pred = model(x, training=False)
+    loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
+    _measured(model, data, y_pred, loss)
+    return loss
+
+
+def _measured(model: keras.Model, data: Any, y_pred: Any, loss: tf.Tensor) -> None:
+    """The mean loss, of which compute_loss gave a replica's share, and the compiled metrics."""
+    x, y, weight = data
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    size = tf.shape(tf.nest.flatten(x)[0])[0]
+    model._loss_tracker.update_state(loss * replicas, sample_weight=size)  # seam: _loss_tracker
+    model.compute_metrics(x, y, y_pred, sample_weight=weight)
+
+
+def _clipped(optimizer: Any, gradients: list[Any]) -> list[Any]:
+    """Clipped as one device would: by the norm of the sum. What Keras clips then is no larger.
+
+    A loss-scale optimizer clips what it has unscaled, each replica's by itself.
+    """
+    most = getattr(optimizer, "global_clipnorm", None)
+    if most is None:
+        return gradients
+    context = tf.distribute.get_replica_context()
+    present = [g for g in gradients if g is not None]
+    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    whole = [None if g is None else next(summed) for g in gradients]
+    clipped, _ = tf.clip_by_global_norm(whole, most)
+    return [None if g is None else g / context.num_replicas_in_sync for g in clipped]
+
+
+def distribution(name: str) -> Distribution:
+    """The strategy ``name`` on this machine; call it before anything else of TensorFlow runs.
+
+    Raises:
+      ArgumentError: an unknown name, no TF_CONFIG for ``multiworker``, no TPU for ``tpu``.
+    """
+    if name == "none":
+        return Distribution()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return Distribution(name, tf.distribute.MirroredStrategy([d.name for d in devices]))
+    if name == "multiworker":
+        if not os.environ.get("TF_CONFIG"):
+            raise ArgumentError(
+                "multiworker without TF_CONFIG, which says where the workers are",
+                where="--strategy",
+                next_action="set it as TensorFlow describes, or try tltf launch --workers=2",
+            )
+        return Distribution(name, tf.distribute.MultiWorkerMirroredStrategy())
+    if name == "tpu":
+        return Distribution(name, _tpu())
+    raise ArgumentError(f"strategy={name!r}, expected one of {', '.join(STRATEGIES)}",
+                        where="--strategy")  # fmt: skip
+
+
+def _tpu() -> tf.distribute.Strategy:
+    """The TPU of this host or of ``$TPU_NAME``. Written to the documentation, never run by us."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", ""))
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise ArgumentError(
+            f"no TPU: {str(error).splitlines()[0]}",
+            where="--strategy=tpu",
+            next_action="run it on a TPU host, or set TPU_NAME",
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
