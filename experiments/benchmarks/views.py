@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from experiments.benchmarks.protocol import bootstrapped
 from experiments.benchmarks.quality import unpacked
 from tltf.cli.app import Program, execute
 from tltf.cli.quiet import import_tensorflow
@@ -29,10 +30,10 @@ flags.DEFINE_string("backbone", "MobileNetV2:alpha=0.35", "With weights at hand.
                     flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_list("views", ["1", "2", "4", "8"], "Numbers of views.", flag_values=FLAGS)
 flags.DEFINE_string("augment", "medium", "As of tltf train.", flag_values=FLAGS)
+flags.DEFINE_integer("image_size", 224, "Side in pixels.", lower_bound=32, flag_values=FLAGS)
 flags.DEFINE_integer("seeds", 3, "Splits of each set.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_string("workdir", None, "Where the runs go.", flag_values=FLAGS)
 
-RESAMPLES = 4000
 ON_THE_FLY = 0
 
 
@@ -49,7 +50,9 @@ def run(values: flags.FlagValues) -> None:
         for views in counts:
             spec = TransferSpec(
                 data=DataSpec(source=str(data)),
-                backbone=BackboneSpec(name=values["backbone"].value),
+                backbone=BackboneSpec(
+                    name=values["backbone"].value, image_size=values["image_size"].value
+                ),
                 augment=values["augment"].value,
                 views=views,
                 cache=str(work / "cache"),
@@ -77,21 +80,15 @@ def outcome(spec: TransferSpec, seed: int, folder: Path) -> dict[str, bool]:
 
 def against(ours: list[dict[str, bool]], theirs: list[dict[str, bool]]) -> dict[str, Any]:
     """Mean accuracy, and the paired difference with its bootstrap interval over images."""
-    differences: dict[str, list[int]] = {}
-    for mine, other in zip(ours, theirs, strict=True):
-        for image, right in mine.items():
-            differences.setdefault(image, []).append(int(right) - int(other[image]))
-    sums = np.array([sum(d) for d in differences.values()])
-    counts = np.array([len(d) for d in differences.values()])
-    drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
+    found = bootstrapped([{image: int(right) - int(other[image]) for image, right in mine.items()}
+                          for mine, other in zip(ours, theirs, strict=True)])  # fmt: skip
     return {
         "seeds": len(ours),
-        "images": len(sums),
+        "images": found.images,
         "accuracy": float(np.mean([np.mean(list(run.values())) for run in ours])),
-        "difference": float(sums.sum() / counts.sum()),
-        "low": float(low),
-        "high": float(high),
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
     }
 
 
