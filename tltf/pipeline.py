@@ -35,6 +35,7 @@ from tltf.stages.tensorboard import write_logs
 from tltf.stages.training import planned_model, run_training
 from tltf.stages.tuning import run_search
 from tltf.training import environment
+from tltf.training.strategies import distribution
 
 Say = Callable[[str], None]
 
@@ -63,6 +64,7 @@ def transfer(
     progress: bool = True,
     command: Sequence[str] = (),
     tensorboard: bool = False,
+    strategy: str = "none",
 ) -> Run:
     """Runs ``spec`` in ``workdir``, or goes on with the run that was begun there.
 
@@ -79,6 +81,8 @@ def transfer(
       progress: show progress lines on stderr.
       command: argv, for the report.
       tensorboard: leave logs for TensorBoard in the run folder.
+      strategy: ``none``, or ``mirrored`` for all GPUs of this machine (its logical CPU devices,
+        where it has none): the batch is shared out, the result is that of one device to rounding.
 
     Raises:
       TltfError: with the exit code of DESIGN 5; the same fields are in ``error.json``.
@@ -90,6 +94,7 @@ def transfer(
       print(run.report["metrics"]["accuracy"])
     """
     interval = save_interval(save_every)
+    placed = distribution(strategy)
     _check_backbone(spec)
     with _held(workdir, fresh=fresh) as run:
         if run.has(run.spec):
@@ -97,7 +102,7 @@ def transfer(
         if run.stage()["finished"]:
             return _finished(run, gate, already_complete=True)
         with recorded(run), environment.determinism(spec.deterministic):
-            run_environment(run, require_exact=require_exact, say=say)
+            run_environment(run, require_exact=require_exact, replicas=placed.replicas, say=say)
             _get_module(spec, run)
             manifest = run_data(spec, run, say=say)
             if spec.adapt.target:
@@ -106,8 +111,9 @@ def transfer(
                 trained, plan, resumed_from = adapted.trained, adapted.plan, None
             else:
                 result = run_training(
-                    spec, manifest, run, interval=interval, say=say, progress=progress
-                )
+                    spec, manifest, run, interval=interval, say=say, progress=progress,
+                    placed=placed,
+                )  # fmt: skip
                 report = run_reporting(result, manifest, run, command=command, say=say)
                 if tensorboard:
                     write_logs(run, report, result.references)

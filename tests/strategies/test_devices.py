@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from commands import tltf
+from pictures import write_digit_folder
 
 from tltf.errors import ArgumentError
+from tltf.trained import load
 from tltf.training.strategies import Distribution, distribution
 
 TESTS = Path(__file__).parents[1]
@@ -58,3 +62,45 @@ def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_device_goes_keras_own_way() -> None:
     assert distribution("none").replicas == 1
     assert distribution("none").strategy is None
+
+
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tltf.cli.app import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_the_command_with_and_without(tmp_path: Path) -> None:
+    """``tltf train --strategy=mirrored``: the same report, a servable, and the store is used."""
+    data = write_digit_folder(tmp_path / "digits", (0, 1, 2), 31)
+    source = tltf("pretrain", data=data, workdir=tmp_path / "source", scratch_epochs=2,
+                  image_size=8, export="none")  # fmt: skip
+    assert source.code == 0, source.err
+    reports, weights = {}, {}
+    for name in ("none", "mirrored"):
+        run = tmp_path / name
+        flags = {"data": data, "workdir": run, "backbone": f"file:{tmp_path / 'source'}",
+                 "image_size": 8, "head_epochs": 2, "tune_epochs": 3, "unfreeze": "last:1",
+                 "dropout": 0, "batch_size": 16, "strategy": name,
+                 "cache": tmp_path / f"cache-{name}"}  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", TWO_DEVICES, "train", *(f"--{k}={v}" for k, v in flags.items())],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "an example in half precision" in done.stderr
+        reports[name] = json.loads((run / "report/report.json").read_text())
+        weights[name] = load(run / "weights").model.get_weights()
+        assert json.loads((run / "env.json").read_text())["replicas"] == 1 + (name == "mirrored")
+        assert (run / "export/1/saved_model.pb").exists()
+    assert reports["none"]["metrics"].keys() == reports["mirrored"]["metrics"].keys()
+    for key, metric in reports["none"]["metrics"].items():
+        other = reports["mirrored"]["metrics"][key]["value"]
+        assert other == pytest.approx(metric["value"], abs=2e-3), key
+    for one, two in zip(weights["none"], weights["mirrored"], strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)

@@ -35,6 +35,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("save_every", "auto", "Training between two saved states: 30s, 50steps, or"
                         " auto: 30 s, and longer where saving would cost more than 5 % of the"
                         " time. A bare number means seconds.", flag_values=values)  # fmt: skip
+    flags.DEFINE_enum("strategy", "none", ["none", "mirrored"], "mirrored shares each batch out"
+                      " to all GPUs of this machine.", flag_values=values)  # fmt: skip
     flags.DEFINE_bool("require_exact", False, "Exit 78 instead of going on in another environment"
                       " than the run began in.", flag_values=values)  # fmt: skip
     flags.DEFINE_string("assert_metric", None, "Exit 79 and export nothing unless it holds,"
@@ -88,6 +90,7 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
             say=say,
             command=sys.argv,
             tensorboard=values["tensorboard"].value,
+            strategy=values["strategy"].value,
         )
         if not done.already_complete:
             storage.write_text(done.path / "flagfile.txt", values.flags_into_string())

@@ -13,7 +13,7 @@ from tltf.training import environment
 Say = Callable[[str], None]
 
 
-def run_environment(run: RunDir, *, require_exact: bool, say: Say) -> None:
+def run_environment(run: RunDir, *, require_exact: bool, replicas: int = 1, say: Say) -> None:
     """Commits ``env.json`` when the run begins; later says what differs from it.
 
     The same bits follow from the same versions, processor and thread counts only.
@@ -21,7 +21,7 @@ def run_environment(run: RunDir, *, require_exact: bool, say: Say) -> None:
     Raises:
       MismatchError: something differs and ``require_exact`` is set.
     """
-    now = environment.describe()
+    now = environment.describe() | {"replicas": replicas}
     if not run.has(run.env):
         run.commit(run.env, json.dumps(now, indent=2) + "\n")
         return

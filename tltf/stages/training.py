@@ -45,6 +45,7 @@ from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
 from tltf.training.ratesearch import FoundRate
 from tltf.training.statefiles import KEEP
+from tltf.training.strategies import Distribution
 from tltf.transfer import anchors
 
 Say = Callable[[str], None]
@@ -80,9 +81,12 @@ def run_training(
     say: Say,
     progress: bool,
     callbacks: Iterable[keras.callbacks.Callback] = (),
+    placed: Distribution | None = None,
 ) -> TrainingResult:
     """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
-    plan, model = planned_model(spec, manifest)
+    placed = placed or Distribution()
+    with placed.scope():
+        plan, model = planned_model(spec, manifest)
     plan = committed(plan, run)
     for choice in plan.choices:
         say(str(choice))
@@ -96,7 +100,7 @@ def run_training(
     _check_space(model, run)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
-               progress=progress, callbacks=callbacks)  # fmt: skip
+               progress=progress, callbacks=callbacks, placed=placed)  # fmt: skip
     plan = found.plan
     references = _references(result, fit, manifest)
     result = dataclasses.replace(
@@ -105,6 +109,9 @@ def run_training(
         familiarity=_fitted_familiarity(result, fit, manifest, references),
     )
     result.save(run.weights)
+    if placed.strategy is not None:
+        # From here on one device is enough, and what is exported is an ordinary model.
+        result = load_trained(run.weights)
     return TrainingResult(trained=result, plan=plan, fit=fit, references=references)
 
 
@@ -223,6 +230,7 @@ def _fit(
     say: Say,
     progress: bool,
     callbacks: Iterable[keras.callbacks.Callback],
+    placed: Distribution,
 ) -> FitResult:
     cache = _cache(spec, say)
     train, size = manifest.split("train"), spec.batch_size or 0
@@ -252,6 +260,7 @@ def _fit(
             rate_found=found,
             save_every=interval,
             progress=progress,
+            distribution=placed,
         )
 
 

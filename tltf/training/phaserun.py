@@ -158,7 +158,7 @@ class PhaseRun:
             steps_per_epoch=data.steps_per_epoch,
             **arguments,
         )
-        if self.session.distribution.replicas > 1:
+        if self.session.distribution.strategy is not None:
             self.session.distribution.prepare(self.part, next(iter(data.train_dataset(0))))
         if for_callbacks and self.part is not model:
             # People's callbacks see the whole model, with the optimizer that is at work.
