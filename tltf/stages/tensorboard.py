@@ -7,7 +7,7 @@ resume depends on it. Needs the extra ``tltf[tensorboard]``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,28 @@ def write_logs(run: RunDir, report: Mapping[str, Any], references: References) -
                     if isinstance(value, int | float) and name not in ("epoch", "step"):
                         tf.summary.scalar(name, value, step=step)
         writer.close()
+    from tensorboard.plugins.hparams import api as hyper_parameters
+
     writer = tf.summary.create_file_writer(str(folder / "test"))
     with writer.as_default():
+        settings = dict(_settings(json.loads(run.spec.read_text("utf-8"))))
+        hyper_parameters.hparams(settings, trial_id=run.path.name)
         for name, estimate in report["metrics"].items():
             tf.summary.scalar(f"test/{name}", estimate["value"], step=0)
         tf.summary.text("spec", f"```\n{run.spec.read_text('utf-8')}\n```", step=0)
     writer.close()
     _write_projector(folder, references)
     return folder
+
+
+def _settings(value: Any, name: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    """``phases.0.learning_rate`` to its value, for every field that has one."""
+    if isinstance(value, Mapping | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _settings(item, f"{name}.{key}" if name else str(key))
+    elif value is not None:
+        yield name, value if isinstance(value, bool | int | float) else printable(str(value))
 
 
 def _write_projector(folder: Path, references: References) -> None:
