@@ -112,6 +112,12 @@ class BusyError(TltfError, OSError):
     exit_code = 75
 
 
+class WorkerLostError(TltfError):
+    """Another process of the same training ended or cannot be reached."""
+
+    exit_code = 75
+
+
 class SecurityError(TltfError):
     """Refused because loading it could run foreign code or leave its folder."""
 

@@ -25,14 +25,15 @@ from tltf.rundir import RunDir
 from tltf.selection.search import check_optuna
 from tltf.spec import TransferSpec
 from tltf.stages.adapting import run_adaptation_report, run_adapting
-from tltf.stages.data import described, run_data
+from tltf.stages.data import committed_manifest, described, run_data
 from tltf.stages.environment import run_environment
 from tltf.stages.explaining import run_explaining
 from tltf.stages.exporting import run_exporting
 from tltf.stages.failures import recorded
+from tltf.stages.planning import planned_model
 from tltf.stages.reporting import run_reporting
 from tltf.stages.tensorboard import write_logs
-from tltf.stages.training import planned_model, run_training
+from tltf.stages.training import join_training, run_training
 from tltf.stages.tuning import run_search
 from tltf.training import environment
 from tltf.training.strategies import distribution
@@ -81,8 +82,10 @@ def transfer(
       progress: show progress lines on stderr.
       command: argv, for the report.
       tensorboard: leave logs for TensorBoard in the run folder.
-      strategy: ``none``, or ``mirrored`` for all GPUs of this machine (its logical CPU devices,
-        where it has none): the batch is shared out, the result is that of one device to rounding.
+      strategy: ``none``; ``mirrored`` for all GPUs of this machine (its logical CPU devices, where
+        it has none); ``multiworker`` for the processes of TF_CONFIG, of which this is worker 0 and
+        the others call :func:`join`; ``tpu``. The batch is shared out, the result is that of one
+        device to rounding.
 
     Raises:
       TltfError: with the exit code of DESIGN 5; the same fields are in ``error.json``.
@@ -130,6 +133,33 @@ def transfer(
                 servable=str(servable) if servable else None,
             )
         return _finished(run, None)
+
+
+def join(
+    spec: TransferSpec,
+    *,
+    workdir: str | Path,
+    save_every: str | float = "auto",
+    say: Say = logging.info,
+) -> None:
+    """Takes part in the training that worker 0 runs by :func:`transfer` with ``multiworker``.
+
+    The run folder is one that all processes see; this one only reads it.
+
+    Args:
+      spec, workdir, save_every: the same as those of worker 0.
+      say: receives sentences for the person.
+
+    Raises:
+      MismatchError: worker 0 was started with another specification.
+      WorkerLostError: another process ended; the state that worker 0 saved last is kept.
+    """
+    placed = distribution("multiworker")
+    with placed.naming_lost():
+        placed.barrier()
+        run = rundir.existing(workdir)
+        join_training(run.agree(spec), committed_manifest(run), run, placed,
+                      interval=save_interval(save_every), say=say)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,7 @@ def against_guide(
     details = {
         "courses": {k: [c.points for c in v] for k, v in sides.items()},
         "seconds": {k: [c.seconds for c in v] for k, v in sides.items()},
+        "right": {k: [c.right for c in v] for k, v in sides.items()},
     }
     what = f"{name} guide / tltf, {HEAD_EPOCHS}+{TUNE_EPOCHS} epochs, {unfreeze}"
     rows = [Row(goal=goal, what=what, values=values, target=f">= {least}", note=_size(photos),
@@ -139,12 +140,15 @@ def _compared(goal: str, name: str, sides: dict[str, list[Course]]) -> Row:
 def _course(
     photos: Photos, name: str, weights: str, unfreeze: str, work: Path, views: dict[str, Any]
 ) -> Course:
-    """Ours, from building the model to the last epoch, the store being made on the way."""
+    """Ours, from building the model to the last epoch, the store being made on the way.
+
+    The optimizer's course is the guide's: constant rates, the last epoch's weights.
+    """
     course, started = Course(), time.perf_counter()
     model = model_of(name, weights, photos)
     plan = [
-        Phase("head", HEAD_EPOCHS, RATES[0], unfreeze="none"),
-        Phase("tune", TUNE_EPOCHS, RATES[1], unfreeze=unfreeze),
+        Phase("head", HEAD_EPOCHS, RATES[0], unfreeze="none", schedule="constant", warmup=0.0),
+        Phase("tune", TUNE_EPOCHS, RATES[1], unfreeze=unfreeze, schedule="constant", warmup=0.0),
     ]
 
     class Note(keras.callbacks.Callback):
@@ -153,7 +157,7 @@ def _course(
 
     train, validation = photos.batches("train", **views), photos.batches("val")
     fit = fit_phases(model, plan, train, validation=validation, cache=fresh_cache(work / "g2"),
-                     callbacks=[Note()], progress=False)  # fmt: skip
+                     callbacks=[Note()], progress=False, restore_best=False)  # fmt: skip
     course.seconds = time.perf_counter() - started
     test = photos.batches("test")
     right = fit.stored.logits(test).argmax(axis=1) == test.targets().argmax(axis=1)

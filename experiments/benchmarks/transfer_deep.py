@@ -291,7 +291,7 @@ def _tuned(name: str, share: float, method: str, seed: int, work: Path) -> np.nd
         ]
     ]
     from tltf.data.batches import Batches
-    from tltf.stages.training import regularized
+    from tltf.stages.planning import regularized
     from tltf.training.caching import Cache
 
     def batches(records: Any) -> Batches:

@@ -22,7 +22,17 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base
 # A part imports parts above it, and its own package. rundir stands below spec, whose JSON it
 # compares; trained stands above serving, whose decision it carries, and below stages.
 ORDER = (
-    *("errors", "legacy", "terminal", "methods", "policies", "checks", "interval", "spec"),
+    *(
+        "errors",
+        "legacy",
+        "cluster",
+        "terminal",
+        "methods",
+        "policies",
+        "checks",
+        "interval",
+        "spec",
+    ),
     *("recipes", "storage", "tensorfile", "sealed", "variables", "rundir"),
     *("data", "backbones", "models", "training", "transfer", "adapt", "evaluation", "serving"),
     *("selection", "trained", "stages", "pipeline", "demo", "doctor", "cli"),

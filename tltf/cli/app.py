@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "the whole story offline on real data: pretrain, transfer, compare, report, serve",
     "audit": "what is in the data and what is wrong with it",
     "train": "a folder of labelled images becomes a measured, servable classifier",
+    "launch": "one training in several local processes, as a cluster runs it",
     "adapt": "labelled source data and other target data become a model for the target",
     "compare": "does transfer help? runs side by side; distance to other data",
     "evaluate": "a report of a run on other data",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from tltf import rundir, storage
+from tltf import cluster, rundir, storage
 from tltf.backbones import catalog
 from tltf.cli import spec_flags
 from tltf.cli.quiet import import_tensorflow
@@ -35,8 +35,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("save_every", "auto", "Training between two saved states: 30s, 50steps, or"
                         " auto: 30 s, and longer where saving would cost more than 5 % of the"
                         " time. A bare number means seconds.", flag_values=values)  # fmt: skip
-    flags.DEFINE_enum("strategy", "none", ["none", "mirrored"], "mirrored shares each batch out"
-                      " to all GPUs of this machine.", flag_values=values)  # fmt: skip
+    flags.DEFINE_enum("strategy", "none", ["none", "mirrored", "multiworker", "tpu"],
+                      "Shares each batch out: to all GPUs of this machine, to the workers of"
+                      " TF_CONFIG, or to a TPU.", flag_values=values)  # fmt: skip
     flags.DEFINE_bool("require_exact", False, "Exit 78 instead of going on in another environment"
                       " than the run began in.", flag_values=values)  # fmt: skip
     flags.DEFINE_string("assert_metric", None, "Exit 79 and export nothing unless it holds,"
@@ -53,7 +54,7 @@ def required(values: flags.FlagValues, *names: str) -> None:
 
 
 def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
-    """Carries out what the flags describe; None for ``--dry_run``.
+    """Carries out what the flags describe; None for ``--dry_run`` and for a worker that helps.
 
     Everything that can be wrong with the flags is found before TensorFlow is imported.
     """
@@ -74,6 +75,13 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
 
         plan = pipeline.plan_only(spec, say=say)
         print(*plan.choices, sep="\n")
+        return None
+    if values["strategy"].value == "multiworker" and not cluster.from_environment().chief:
+        import_tensorflow()
+        from tltf import pipeline
+
+        pipeline.join(spec, workdir=values["workdir"].value,
+                      save_every=values["save_every"].value, say=say)  # fmt: skip
         return None
     # The lock is taken before the seconds that TensorFlow takes to be imported.
     with rundir.opened(values["workdir"].value, fresh=values["fresh"].value) as run:

@@ -27,8 +27,9 @@ from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages import domainfit
 from tltf.stages.domainfit import Features, Fitted
+from tltf.stages.planning import committed, planned_model
 from tltf.stages.reporting import write_report
-from tltf.stages.training import committed, planned_model, targets_of
+from tltf.stages.training import targets_of
 from tltf.terminal import Bar
 from tltf.trained import Trained
 from tltf.training import boundary as boundaries

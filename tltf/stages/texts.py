@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 
 def text_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
-    """As :func:`tltf.stages.training.pretrained_backbone`, with its pooling."""
+    """As :func:`tltf.stages.planning.pretrained_backbone`, with its pooling."""
     if spec.head.pooling == "flatten":
         raise ArgumentError(
             "pooling='flatten' with a text backbone",

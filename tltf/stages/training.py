@@ -11,46 +11,31 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tltf import methods, recipes, storage
-from tltf.backbones import backbone as build_backbone
-from tltf.backbones import catalog
-from tltf.backbones.network import Backbone
-from tltf.data import prepare
+from tltf import recipes, storage
 from tltf.data.batches import Batches, class_weights
 from tltf.data.cachefolder import cache_folder
-from tltf.data.decoding import load_image
 from tltf.data.manifest import Manifest, Record
 from tltf.errors import ArgumentError, OutputError, named_list
 from tltf.evaluation import calibration, rejection
 from tltf.evaluation.familiarity import Familiarity, fit_familiarity
 from tltf.interval import SaveInterval
-from tltf.models import heads
-from tltf.models.classifier import backbone_of, classifier
-from tltf.models.initial import seeded_initializers
 from tltf.rundir import RunDir, existing
 from tltf.spec import TransferSpec
+from tltf.stages.planning import commit, committed, planned_model
 from tltf.stages.texts import (
-    check_modality,
     say_truncated,
-    text_backbone,
-    token_lengths,
     training_batches,
 )
 from tltf.trained import Trained
 from tltf.trained import load as load_trained
-from tltf.training import environment, probing
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
 from tltf.training.ratesearch import FoundRate
 from tltf.training.statefiles import KEEP
 from tltf.training.strategies import Distribution
-from tltf.transfer import anchors
 
 Say = Callable[[str], None]
-PROBES = "probes.json"
-PROBE_BATCH = 32
 MOST_REFERENCES = 500
 
 
@@ -85,18 +70,15 @@ def run_training(
 ) -> TrainingResult:
     """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
     placed = placed or Distribution()
-    with placed.scope():
-        plan, model = planned_model(spec, manifest)
+    plan, model = planned_model(spec, manifest)
     plan = committed(plan, run)
+    if placed.strategy is not None:
+        placed.barrier()  # the others read what is committed now
+        with placed.scope():
+            _, model = planned_model(plan.spec, manifest)
     for choice in plan.choices:
         say(str(choice))
-    result = Trained(
-        model=model,
-        task=manifest.task,
-        classes=manifest.classes,
-        image_size=plan.spec.backbone.image_size or 0,
-        max_length=plan.spec.backbone.max_length or 0,
-    )
+    result = _untrained(model, plan, manifest)
     _check_space(model, run)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
@@ -115,108 +97,38 @@ def run_training(
     return TrainingResult(trained=result, plan=plan, fit=fit, references=references)
 
 
-def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
-    """Commits ``spec.json`` of a new run; with the choices of one begun before."""
-    if run.has(run.spec):
-        # The choices were made when the run began; now every field is given.
-        kept = (recipes.Choice(**row) for row in run.stage()["plan"])
-        return dataclasses.replace(plan, choices=tuple(kept))
-    _commit(plan, run)
-    return plan
+def join_training(
+    spec: TransferSpec,
+    manifest: Manifest,
+    run: RunDir,
+    placed: Distribution,
+    *,
+    interval: SaveInterval,
+    say: Say,
+) -> None:
+    """The part of :func:`run_training` that every process has, without a file written.
+
+    Args:
+      spec: resolved, as the chief committed it.
+      manifest: the chief's.
+      run: the chief's folder, which this process only reads.
+      placed: of this process, with the strategy of all.
+    """
+    with placed.scope():
+        plan, model = planned_model(spec, manifest)
+    result = _untrained(model, plan, manifest)
+    _fit(result, plan.spec, manifest, run, lambda *_: None, interval=interval, say=say,
+         progress=False, callbacks=(), placed=placed)  # fmt: skip
 
 
-def _commit(plan: recipes.Plan, run: RunDir) -> None:
-    choices = [dataclasses.asdict(choice) for choice in plan.choices]
-    run.commit(run.spec, plan.spec.to_json(), plan=choices)
-
-
-def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan, Any]:
-    """The resolved specification, and the model that it describes, not yet trained."""
-    precision = _precision(spec, manifest)
-    with environment.precision_policy(str(precision.value)):
-        network = pretrained_backbone(spec, manifest)
-        plan = _resolved(spec, manifest, network, precision)
-        fields = dataclasses.asdict(plan.spec.head)
-        if len(network.output_shape) == 2:
-            fields["pooling"] = (
-                "avg"  # a vector already: a network of texts pools its tokens itself
-            )
-        head = heads.head(max(1, len(manifest.classes)), seed=plan.spec.seed, **fields)
-        return plan, regularized(classifier(network, head), plan.spec.regularizer)
-
-
-def regularized(model: keras.Model, text: str) -> keras.Model:
-    """The model with L2-SP on its weights or spectral shrinkage on its pooled features."""
-    kind, factor = methods.regularizer(text)
-    if kind == "l2sp":
-        anchors.l2_sp(model, factor)
-    elif kind == "bss":
-        pool, *rest = model.get_layer(heads.HEAD).layers
-        shrink = anchors.BatchSpectralShrinkage(factor, name="shrink")
-        network = backbone_of(model)
-        model = classifier(network, keras.Sequential([pool, shrink, *rest], name=heads.HEAD))
-    return model
-
-
-def _precision(spec: TransferSpec, manifest: Manifest) -> recipes.Choice:
-    """As asked, by rule, or where the processor has fast bfloat16 by a probe on real images."""
-    train = [record for record in manifest.split("train") if record.path]
-    by_rule = spec.precision != "auto" or spec.deterministic or not train
-    if by_rule or not environment.may_probe(native=probing.native_bfloat16()):
-        return environment.choose_precision(spec.precision, deterministic=spec.deterministic)
-
-    def build() -> Backbone:
-        return pretrained_backbone(spec, manifest)
-
-    size = spec.backbone.image_size or build().input_shape[1]
-    batch = train[: spec.batch_size or PROBE_BATCH]
-    images = tf.stack([load_image(str(record.path), size) for record in batch])
-    what = {"backbone": spec.backbone.name, "weights": spec.backbone.weights, "size": size,
-            "batch": len(batch)}  # fmt: skip
-    try:
-        remembered = cache_folder() / PROBES
-    except OutputError:
-        remembered = None
-    return probing.probed_precision(build, images, what=what, remembered=remembered)
-
-
-def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
-    """The backbone as it is before training; random weights follow from the seed."""
-    choice = catalog.lookup(spec.backbone.name)
-    if choice.kind in catalog.TEXT_KINDS:
-        return text_backbone(spec, manifest)
-    entry = choice.entry
-    size = spec.backbone.image_size
-    if size is None and spec.backbone.weights == "none" and entry is not None:
-        size = recipes.scratch_size(
-            median_side=prepare.median_side(manifest.split("train")),
-            default=entry.size,
-            minimum=entry.minimum,
-        )
-    with seeded_initializers(spec.seed):
-        network = build_backbone(spec.backbone.name, spec.backbone.weights, size)
-    check_modality(network, manifest, name=spec.backbone.name)
-    return network
-
-
-def _resolved(
-    spec: TransferSpec, manifest: Manifest, network: Backbone, precision: recipes.Choice
-) -> recipes.Plan:
-    jit = environment.choose_jit(spec.jit, network)
-    train = manifest.split("train")
-    facts = recipes.Facts(
-        n_train=len(train),
-        median_side=prepare.median_side(train),
-        input_size=network.input_shape[1] or 0,
-        n_blocks=sum(any(layer.weights for layer in x) for x in network.blocks.values()),
-        pretrained=spec.backbone.weights != "none",
-        tokens=token_lengths(network, manifest),
+def _untrained(model: keras.Model, plan: recipes.Plan, manifest: Manifest) -> Trained:
+    return Trained(
+        model=model,
+        task=manifest.task,
+        classes=manifest.classes,
+        image_size=plan.spec.backbone.image_size or 0,
+        max_length=plan.spec.backbone.max_length or 0,
     )
-    chosen = [c for c in (precision, jit) if getattr(spec, c.field) == "auto"]
-    spec = dataclasses.replace(spec, **{c.field: c.value for c in (precision, jit)})
-    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, task=manifest.task))
-    plan = recipes.resolve(spec, facts)
-    return dataclasses.replace(plan, choices=(*plan.choices, *chosen))
 
 
 def _fit(
@@ -232,7 +144,7 @@ def _fit(
     callbacks: Iterable[keras.callbacks.Callback],
     placed: Distribution,
 ) -> FitResult:
-    cache = _cache(spec, say)
+    cache = _cache(spec, say, always=placed.workers > 1)
     train, size = manifest.split("train"), spec.batch_size or 0
     weights = None
     if spec.class_weight != "none":
@@ -241,7 +153,7 @@ def _fit(
     batches = training_batches(result, spec, manifest, weights, soft)
     validation = result.batches(manifest.split("val"), batch_size=size)
     say_truncated(say, batches, validation)
-    with batches.naming_unreadable(), validation.naming_unreadable():
+    with batches.naming_unreadable(), validation.naming_unreadable(), placed.naming_lost():
         return fit_phases(
             result.model,
             spec.phases,
@@ -256,7 +168,7 @@ def _fit(
             callbacks=callbacks,
             cache=cache,
             folder=run.path,
-            resumed=lambda position: _note_resume(run, position, say),
+            resumed=lambda position: _note_resume(run, position, say) if placed.chief else None,
             rate_found=found,
             save_every=interval,
             progress=progress,
@@ -274,7 +186,7 @@ class _Rates:
         choice = recipes.Choice(f"{phase}.learning_rate", found.learning_rate, found.reason)
         self.plan = recipes.with_choice(self.plan, choice)
         self.say(str(choice))
-        _commit(self.plan, self.run)
+        commit(self.plan, self.run)
 
 
 def _teacher_targets(spec: TransferSpec, manifest: Manifest, say: Say) -> np.ndarray:
@@ -313,8 +225,11 @@ def _check_space(model: Any, run: RunDir) -> None:
     storage.check_space(run.path, 4 * one * (KEEP + 1) + 2 * one)
 
 
-def _cache(spec: TransferSpec, say: Say) -> Cache | None:
-    """Where features are kept: by default in the cache folder, shared by all runs."""
+def _cache(spec: TransferSpec, say: Say, *, always: bool) -> Cache | None:
+    """Where features are kept: by default in the cache folder, shared by all runs.
+
+    Several processes must decide alike: ``always`` leaves nothing to each one's free disk.
+    """
     if spec.cache == "off":
         return None
     if spec.mix != "none":
@@ -325,7 +240,7 @@ def _cache(spec: TransferSpec, say: Say) -> Cache | None:
     except OutputError as error:
         say(f"cache: off: {error}")
         return None
-    always = spec.cache != "auto"
+    always = always or spec.cache != "auto"
     return Cache(folder=folder, dtype=spec.cache_dtype, always=always, say=say)
 
 

@@ -109,10 +109,10 @@ def fit_phases(
     objective = Objective(task, loss, metrics, label_smoothing, jit_compile, head_solver)
     data = loop.DatasetEpochs(train) if isinstance(train, tf.data.Dataset) else train
     images = validation.eval_dataset() if isinstance(validation, Batches) else validation
+    placed = distribution or Distribution()
     folder = _made(folder)
     interval = save_every if isinstance(save_every, SaveInterval) else save_interval(save_every)
     state = states.newest(folder / "state") if folder else None
-    placed = distribution or Distribution()
     placed.check_batch(getattr(data, "batch_size", placed.replicas))
     with stop_requests() as stop, placed.scope():
         session = Session(model, folder, interval, stop, progress, rates=ratesearch.read(folder))

@@ -87,6 +87,8 @@ def run_epochs(
     """
     # A request that has not come is false.
     stop = StopRequest() if stop is None else stop
+    distribution = distribution or Distribution()
+    distribution.asked = lambda: bool(stop)
     with stop.at_borders():
         _run(
             model,
@@ -95,7 +97,7 @@ def run_epochs(
             first_step,
             _Hooks(callbacks, after_step, commit, begin, stop),
             validation,
-            distribution or Distribution(),
+            distribution,
         )
 
 
@@ -134,7 +136,7 @@ def _run(
             model.reset_metrics()
         hooks.callbacks.on_epoch_begin(epoch)
         steps = range(start, data.steps_per_epoch)
-        _one_epoch(model, lambda: step(iterator), epoch, steps, hooks)
+        _one_epoch(model, lambda: step(iterator), epoch, steps, hooks, distribution)
         logs = {key: float(value) for key, value in model.get_metrics_result().items()}
         _check_finite(logs["loss"], epoch, data.steps_per_epoch - 1)
         if validation is not None:
@@ -143,10 +145,11 @@ def _run(
                 lambda: distribution.evaluate(model, validation),
                 (epoch, data.steps_per_epoch),
                 hooks,
+                waits=distribution.workers > 1,
             )
             logs |= {f"val_{key}": float(value) for key, value in results.items()}
         hooks.callbacks.on_epoch_end(epoch, logs)
-        if hooks.stop:
+        if distribution.stopping():
             raise _interrupted(hooks.stop, f"end of epoch {epoch + 1}")
         if model.stop_training:
             break
@@ -161,6 +164,7 @@ def _one_epoch(
     epoch: int,
     steps: range,
     hooks: _Hooks,
+    distribution: Distribution,
 ) -> None:
     for step in steps:
         hooks.callbacks.on_train_batch_begin(step)
@@ -177,7 +181,7 @@ def _one_epoch(
         hooks.callbacks.on_train_batch_end(step, logs)
         if hooks.after_step is not None:
             hooks.after_step(epoch, step + 1)
-        if hooks.stop:
+        if distribution.stopping():
             raise _interrupted(hooks.stop, f"epoch {epoch + 1}, batch {step + 1}")
         if model.stop_training:
             break
@@ -188,11 +192,16 @@ def _validated(
     evaluate: Callable[[], dict[str, float]],
     position: tuple[int, int],
     hooks: _Hooks,
+    *,
+    waits: bool,
 ) -> dict[str, float]:
-    """The metrics on the validation; a signal commits the epoch as trained, not yet measured."""
+    """The metrics on the validation; a signal commits the epoch as trained, not yet measured.
+
+    With ``waits`` it is measured first: no process may leave the others alone.
+    """
     counted = [v.numpy() for v in model.metrics_variables]
     try:
-        with hooks.stop.at_borders(waits=False):
+        with hooks.stop.at_borders(waits=waits):
             results = evaluate()
     except Interrupted as error:
         for variable, value in zip(model.metrics_variables, counted, strict=False):

@@ -140,7 +140,7 @@ class PhaseRun:
             found[name] = ratesearch.search(
                 self.part, given, data, usual=usual, distribution=self.session.distribution
             )
-            ratesearch.write(self.session.folder, found)
+            ratesearch.write(self.session.folder if self.session.writes else None, found)
             self.session.rate_found(name, found[name])
             rate = found[name].learning_rate
         self.phase = dataclasses.replace(given, learning_rate=rate)
@@ -286,6 +286,11 @@ class PhaseRun:
         fields, arrays = self.best.state()
         inside = position.phase == self.index
         rows, memory = callbackstate.captured(self.callbacks)
+        # Metrics are summed over all processes when they are read, so all read them.
+        counted = [states.array(v) for v in part.metrics_variables] if position.step else []
+        if not session.writes:
+            session.saved_steps = session.steps_done
+            return
         states.save(
             session.folder / "state",
             position=position,
@@ -293,7 +298,7 @@ class PhaseRun:
             groups={
                 "model": session.model.variables,
                 "optimizer": part.optimizer.variables if inside else [],
-                "metrics": part.metrics_variables if position.step else [],
+                "metrics": counted,
                 "best": [arrays[key] for key in sorted(arrays)] if inside else [],
                 "callbacks": memory if inside else [],
             },
@@ -316,7 +321,8 @@ class PhaseRun:
             return Position(self.index)
         states.assign(self.part.optimizer.variables, state, "optimizer")
         if state.position.step:
-            _build_metrics(self.part, data)
+            if self.session.distribution.strategy is None:
+                _build_metrics(self.part, data)
             states.assign(self.part.metrics_variables, state, "metrics")
             # Building them may have drawn from a seed generator.
             states.assign(self.session.model.variables, state, "model")

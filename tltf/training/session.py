@@ -18,6 +18,9 @@ from tltf.training.interrupts import StopRequest
 from tltf.training.states import State
 from tltf.training.strategies import Distribution
 
+SAVE_STEPS = 100
+"""Between two states of a training in several processes."""
+
 
 @dataclass
 class Session:
@@ -42,6 +45,11 @@ class Session:
         """Whether a state should be committed now."""
         if self.folder is None:
             return False
+        if self.distribution.workers > 1:
+            # Clocks differ; all processes save after the same steps.
+            again = self.saved_steps == self.steps_done
+            every = self.interval.steps or SAVE_STEPS
+            return self.distribution.stopping() or (self.steps_done % every == 0 and not again)
         due = self.interval.due(
             steps_done=self.steps_done,
             since_seconds=time.monotonic() - self.saved_at,
@@ -49,6 +57,11 @@ class Session:
         )
         again = self.interval.steps is not None and self.saved_steps == self.steps_done
         return bool(self.stop) or (due and not again)
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is a folder and this process is the one that writes to it."""
+        return self.folder is not None and self.distribution.chief
 
     def restore(self, state: State) -> None:
         """Model, history and step count of a committed state."""
@@ -59,7 +72,7 @@ class Session:
 
     def write_history(self) -> None:
         """history.jsonl, whole, so that a resumed run has no line twice."""
-        if self.folder is not None:
+        if self.writes:
             rows = "".join(json.dumps(row) + "\n" for row in self.history)
             storage.write_text(self.folder / "history.jsonl", rows)
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tltf import variables
 from tltf.errors import DataError, DivergenceError, MismatchError
 from tltf.training import statefiles
 from tltf.training.statefiles import KEEP, Position, State, newest
 
-__all__ = ["KEEP", "Position", "State", "assign", "newest", "save"]
+__all__ = ["KEEP", "Position", "State", "array", "assign", "newest", "save"]
 
 Groups = Mapping[str, Iterable[keras.Variable | np.ndarray]]
 
@@ -42,7 +43,7 @@ def save(
       StorageError: the disk refused; the previous state is intact.
     """
     tensors = {
-        f"{group}/{i:05d}": _numpy(value)
+        f"{group}/{i:05d}": array(value)
         for group, values in groups.items()
         for i, value in enumerate(values)
     }
@@ -80,5 +81,8 @@ def _check_finite(tensors: Mapping[str, np.ndarray], steps_done: int) -> None:
             )
 
 
-def _numpy(value: keras.Variable | np.ndarray) -> np.ndarray:
-    return value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value.value)
+def array(value: keras.Variable | np.ndarray) -> np.ndarray:
+    """A variable's value, wherever it lives; what several processes count is summed over them."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.asarray(tf.convert_to_tensor(value.value).numpy())

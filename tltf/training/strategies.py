@@ -13,19 +13,28 @@ optimizer are called by our step in ``strategy.run``, which works under every st
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import re
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tltf.errors import ArgumentError
+from tltf import cluster
+from tltf.cluster import Cluster
+from tltf.errors import ArgumentError, WorkerLostError
 from tltf.training import freezing
 
 STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
 Logs = dict[str, Any]
+WAIT_SECONDS = 600.0
+LOST = (
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError, tf.errors.InternalError,
+)  # fmt: skip
 
 
 class Distribution:
@@ -41,14 +50,56 @@ class Distribution:
     def __init__(self, name: str = "none", strategy: tf.distribute.Strategy | None = None) -> None:
         self.name, self.strategy = name, strategy
         self.replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-        task = json.loads(os.environ.get("TF_CONFIG") or "{}") if name == "multiworker" else {}
-        self.workers = len(task.get("cluster", {}).get("worker", [])) or 1
-        self.worker = int(task.get("task", {}).get("index", 0))
+        several = name == "multiworker"
+        self.cluster = cluster.from_environment() if several else Cluster(("here",), 0)
+        self.workers, self.worker = len(self.cluster.workers), self.cluster.index
+        self.asked: Callable[[], bool] = lambda: False
+        self._agreed = False
 
     @property
     def chief(self) -> bool:
         """Whether this process writes the artifacts."""
-        return self.worker == 0
+        return self.cluster.chief
+
+    def stopping(self) -> bool:
+        """Whether to stop here: as asked, or with several processes as any of them was asked.
+
+        What the processes know of each other is as of the last step, the same for all.
+        """
+        return self.asked() if self.workers == 1 else self._agreed
+
+    def barrier(self) -> None:
+        """Waits until every process is here."""
+        if self.workers == 1:
+            return
+
+        def count() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
+
+        tf.function(lambda: self.strategy.run(count))()
+
+    @contextlib.contextmanager
+    def naming_lost(self) -> Iterator[None]:
+        """Around work that several processes do together: a lost one is an error with its name.
+
+        Raises:
+          WorkerLostError: another process ended or cannot be reached.
+        """
+        try:
+            yield
+        except LOST as error:
+            if self.workers == 1:
+                raise
+            found = re.search(r"/task:(\d+) while calling|remote task[^\n]*task:(\d+)", str(error))
+            number = next((int(g) for g in found.groups() if g), None) if found else None
+            who = "another worker" if number is None else f"worker {number}"
+            where = "" if number is None else self.cluster.workers[number]
+            raise WorkerLostError(
+                f"{who} ended or cannot be reached",
+                where=where or "cluster",
+                next_action="see what it said; start the same command on all workers again",
+            ) from error
 
     @property
     def local(self) -> range:
@@ -138,7 +189,7 @@ class Distribution:
     ) -> Callable[[Iterator[Any]], Logs]:
         strategy = self.strategy
 
-        def replica(data: Any, whole: tf.Tensor) -> tf.Tensor:
+        def replica(data: Any, whole: tf.Tensor, asked: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             context = tf.distribute.get_replica_context()
             counted = [tf.identity(v.value) for v in model.metrics_variables]
             loss = step(data)
@@ -146,15 +197,21 @@ class Distribution:
             again = tf.logical_and(whole, context.replica_id_in_sync_group > 0)
             for variable, before in zip(model.metrics_variables, counted, strict=True):
                 variable.assign(tf.where(again, before, variable.value))
-            return loss
+            return loss, asked
 
         @tf.function(reduce_retracing=True)
-        def run(iterator: Iterator[Any]) -> tf.Tensor:
+        def run(iterator: Iterator[Any], asked: tf.Tensor) -> list[tf.Tensor]:
             data, whole = next(iterator)
-            losses = strategy.run(replica, args=(data, whole))
-            return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+            found = strategy.run(replica, args=(data, whole, asked))
+            return [strategy.reduce(tf.distribute.ReduceOp.SUM, x, axis=None) for x in found]
 
-        return lambda iterator: {"loss": run(iterator)}
+        def one(iterator: Iterator[Any]) -> Logs:
+            loss, asked = run(iterator, tf.constant(float(self.asked())))
+            if self.workers > 1:
+                self._agreed = float(asked) > 0
+            return {"loss": loss}
+
+        return one
 
 
 def _train_step(model: keras.Model, data: Any) -> tf.Tensor:
@@ -216,17 +273,33 @@ def distribution(name: str) -> Distribution:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return Distribution(name, tf.distribute.MirroredStrategy([d.name for d in devices]))
     if name == "multiworker":
-        if not os.environ.get("TF_CONFIG"):
-            raise ArgumentError(
-                "multiworker without TF_CONFIG, which says where the workers are",
-                where="--strategy",
-                next_action="set it as TensorFlow describes, or try tltf launch --workers=2",
-            )
-        return Distribution(name, tf.distribute.MultiWorkerMirroredStrategy())
+        found = cluster.from_environment()
+        with _limited(f"waiting for {len(found.workers)} workers", WAIT_SECONDS):
+            return Distribution(name, tf.distribute.MultiWorkerMirroredStrategy())
     if name == "tpu":
         return Distribution(name, _tpu())
     raise ArgumentError(f"strategy={name!r}, expected one of {', '.join(STRATEGIES)}",
                         where="--strategy")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _limited(what: str, seconds: float) -> Iterator[None]:
+    """Ends the process when the block, which TensorFlow does not let go, takes too long."""
+
+    def end() -> None:
+        error = WorkerLostError(f"{what}: not all came within {seconds:.0f} s",
+                                where="--strategy=multiworker",
+                                next_action="start the same command on all of them")  # fmt: skip
+        print(error, file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _tpu() -> tf.distribute.Strategy:

@@ -1,0 +1,170 @@
+"""Several processes of one training: the result of one, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import tltf
+from pictures import write_digit_folder
+
+from tltf import cluster
+from tltf.cli import launch
+from tltf.errors import ArgumentError
+from tltf.trained import load
+
+COMMAND = [sys.executable, "-c", "from tltf.cli.app import main; main()"]
+FLAGS: dict[str, Any] = {
+    "image_size": 8, "head_epochs": 3, "tune_epochs": 4, "unfreeze": "last:1", "dropout": 0,
+    "batch_size": 16, "export": "none", "batch_norm": "adapt", "save_every": "3steps",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of a run on 93 digits from a network that knows them a little: the last batch is smaller."""
+    folder = tmp_path_factory.mktemp("workers")
+    data = write_digit_folder(folder / "digits", (0, 1, 2), 31)
+    source = tltf("pretrain", data=data, workdir=folder / "source", scratch_epochs=2,
+                  image_size=8, export="none")  # fmt: skip
+    assert source.code == 0, source.err
+    given = {**FLAGS, "data": data, "backbone": f"file:{folder / 'source'}",
+             "cache": folder / "cache"}  # fmt: skip
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
+@pytest.fixture(scope="module")
+def alone(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    subprocess.run([*COMMAND, "train", *flags, f"--workdir={run}"], check=True)
+    return run
+
+
+def launched(flags: list[str], run: Path, workers: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "launch", f"--workers={workers}", "--", "train", *flags, f"--workdir={run}"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def check_equal(run: Path, other: Path, *, close: float = 2e-6) -> None:
+    """Losses, metrics and weights."""
+    rows = [
+        [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        for folder in (run, other)
+    ]
+    assert len(rows[0]) == len(rows[1]) > 0
+    for one, two in zip(*rows, strict=True):
+        for key, value in one.items():
+            if not key.endswith("_seconds"):
+                assert two[key] == pytest.approx(value, abs=close), (one, two)
+    weights = [load(folder / "weights").model.get_weights() for folder in (run, other)]
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=close * max(1.0, np.abs(one).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_processes_give_the_result_of_one(
+    workers: int, flags: list[str], alone: Path, tmp_path: Path
+) -> None:
+    done = launched(flags, tmp_path / "run", workers)
+    assert done.returncode == 0, done.stderr
+    check_equal(alone, tmp_path / "run", close=2e-5)  # BatchNorm adapts, see test_devices
+    assert "[0] accuracy" in done.stdout
+    said = [line for line in done.stdout.splitlines() if line.startswith("[1]")]
+    assert said == []  # what is found is said once
+    spec = json.loads((tmp_path / "run/env.json").read_text())
+    assert spec["replicas"] == workers
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_started_again(flags: list[str], tmp_path: Path) -> None:
+    """Ten kills of a random worker: the others end by themselves and name it, nothing is lost."""
+    whole = tmp_path / "whole"
+    done = launched(flags, whole, 2)
+    assert done.returncode == 0, done.stderr
+    draw, run, hits = random.Random(0), tmp_path / "run", 0
+    for _ in range(40):
+        processes = launch.started(["train", *flags, f"--workdir={run}", "--strategy=multiworker"],
+                                   workers=2)  # fmt: skip
+        victim, step = draw.randrange(2), draw.randrange(1, 7)
+        before = len(list((run / "state").glob("*"))) and newest(run)
+        while all(p.poll() is None for p in processes) and newest(run) < before + 3 * step:
+            time.sleep(0.02)
+        if all(p.poll() is None for p in processes):
+            processes[victim].send_signal(signal.SIGKILL)
+            hits += 1
+            codes = launch.ended(processes)
+            assert codes[victim] == -signal.SIGKILL
+            assert codes[1 - victim] in (74, 75), codes
+            if victim == 1:  # worker 0 holds the folder and says why it ended
+                error = json.loads((run / "error.json").read_text())
+                assert "worker 1 ended or cannot be reached" in error["what"]
+        else:
+            assert launch.ended(processes) == [0, 0]
+            check_equal(whole, run, close=1e-7)
+            if hits >= 10:
+                return
+            run = tmp_path / f"run-{hits}"
+    pytest.fail(f"{hits} kills in 40 starts")
+
+
+def newest(run: Path) -> int:
+    """Step of the newest committed state."""
+    steps = [int(path.name) for path in (run / "state").glob("*") if path.name.isdigit()]
+    return max(steps, default=0)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_at_one_step(flags: list[str], tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert launched(flags, whole, 2).returncode == 0
+    command = ["train", *flags, f"--workdir={run}", "--strategy=multiworker"]
+    processes = launch.started(command, workers=2)
+    while newest(run) < 3:
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    codes = launch.ended(processes)
+    assert codes == [130, 143]
+    assert newest(run) > 0
+    # another number of processes may go on
+    done = subprocess.run([*COMMAND, *command[:-1]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "replicas: 2 -> 1" in done.stderr
+    check_equal(whole, run, close=2e-5)
+
+
+def test_what_tf_config_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(good))
+    assert cluster.from_environment() == cluster.Cluster(("a:1", "b:2"), 1)
+    for bad, text in (
+        ("", "no TF_CONFIG"),
+        ("{", "not as expected"),
+        (json.dumps({**good, "task": {"type": "worker", "index": 2}}), "one of 2"),
+        (json.dumps({**good, "task": {"type": "chief", "index": 0}}), "name the chief as worker 0"),
+        (json.dumps({"cluster": {}}), "KeyError"),
+    ):
+        monkeypatch.setenv("TF_CONFIG", bad)
+        with pytest.raises(ArgumentError, match=text):
+            cluster.from_environment()
+
+
+def test_launch_refuses_what_it_cannot_run() -> None:
+    done = tltf("launch", workers=2)
+    assert done.code == 64
+    assert "the command is missing, expected train" in done.last_line
+    assert tltf("launch", workers=0).code == 64
+    assert "TF_CONFIG" not in os.environ
+    assert launch._free_addresses(3)[0].startswith("127.0.0.1:")

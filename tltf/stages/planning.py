@@ -1,0 +1,134 @@
+"""The plan of a run: every field of its specification decided, and the model before training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tltf import methods, recipes
+from tltf.backbones import backbone as build_backbone
+from tltf.backbones import catalog
+from tltf.backbones.network import Backbone
+from tltf.data import prepare
+from tltf.data.cachefolder import cache_folder
+from tltf.data.decoding import load_image
+from tltf.data.manifest import Manifest
+from tltf.errors import OutputError
+from tltf.models import heads
+from tltf.models.classifier import backbone_of, classifier
+from tltf.models.initial import seeded_initializers
+from tltf.rundir import RunDir
+from tltf.spec import TransferSpec
+from tltf.stages.texts import check_modality, text_backbone, token_lengths
+from tltf.training import environment, probing
+from tltf.transfer import anchors
+
+PROBES = "probes.json"
+PROBE_BATCH = 32
+
+
+def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
+    """Commits ``spec.json`` of a new run; with the choices of one begun before."""
+    if run.has(run.spec):
+        # The choices were made when the run began; now every field is given.
+        kept = (recipes.Choice(**row) for row in run.stage()["plan"])
+        return dataclasses.replace(plan, choices=tuple(kept))
+    commit(plan, run)
+    return plan
+
+
+def commit(plan: recipes.Plan, run: RunDir) -> None:
+    choices = [dataclasses.asdict(choice) for choice in plan.choices]
+    run.commit(run.spec, plan.spec.to_json(), plan=choices)
+
+
+def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan, Any]:
+    """The resolved specification, and the model that it describes, not yet trained."""
+    precision = _precision(spec, manifest)
+    with environment.precision_policy(str(precision.value)):
+        network = pretrained_backbone(spec, manifest)
+        plan = _resolved(spec, manifest, network, precision)
+        fields = dataclasses.asdict(plan.spec.head)
+        if len(network.output_shape) == 2:
+            fields["pooling"] = (
+                "avg"  # a vector already: a network of texts pools its tokens itself
+            )
+        head = heads.head(max(1, len(manifest.classes)), seed=plan.spec.seed, **fields)
+        return plan, regularized(classifier(network, head), plan.spec.regularizer)
+
+
+def regularized(model: keras.Model, text: str) -> keras.Model:
+    """The model with L2-SP on its weights or spectral shrinkage on its pooled features."""
+    kind, factor = methods.regularizer(text)
+    if kind == "l2sp":
+        anchors.l2_sp(model, factor)
+    elif kind == "bss":
+        pool, *rest = model.get_layer(heads.HEAD).layers
+        shrink = anchors.BatchSpectralShrinkage(factor, name="shrink")
+        network = backbone_of(model)
+        model = classifier(network, keras.Sequential([pool, shrink, *rest], name=heads.HEAD))
+    return model
+
+
+def _precision(spec: TransferSpec, manifest: Manifest) -> recipes.Choice:
+    """As asked, by rule, or where the processor has fast bfloat16 by a probe on real images."""
+    train = [record for record in manifest.split("train") if record.path]
+    by_rule = spec.precision != "auto" or spec.deterministic or not train
+    if by_rule or not environment.may_probe(native=probing.native_bfloat16()):
+        return environment.choose_precision(spec.precision, deterministic=spec.deterministic)
+
+    def build() -> Backbone:
+        return pretrained_backbone(spec, manifest)
+
+    size = spec.backbone.image_size or build().input_shape[1]
+    batch = train[: spec.batch_size or PROBE_BATCH]
+    images = tf.stack([load_image(str(record.path), size) for record in batch])
+    what = {"backbone": spec.backbone.name, "weights": spec.backbone.weights, "size": size,
+            "batch": len(batch)}  # fmt: skip
+    try:
+        remembered = cache_folder() / PROBES
+    except OutputError:
+        remembered = None
+    return probing.probed_precision(build, images, what=what, remembered=remembered)
+
+
+def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
+    """The backbone as it is before training; random weights follow from the seed."""
+    choice = catalog.lookup(spec.backbone.name)
+    if choice.kind in catalog.TEXT_KINDS:
+        return text_backbone(spec, manifest)
+    entry = choice.entry
+    size = spec.backbone.image_size
+    if size is None and spec.backbone.weights == "none" and entry is not None:
+        size = recipes.scratch_size(
+            median_side=prepare.median_side(manifest.split("train")),
+            default=entry.size,
+            minimum=entry.minimum,
+        )
+    with seeded_initializers(spec.seed):
+        network = build_backbone(spec.backbone.name, spec.backbone.weights, size)
+    check_modality(network, manifest, name=spec.backbone.name)
+    return network
+
+
+def _resolved(
+    spec: TransferSpec, manifest: Manifest, network: Backbone, precision: recipes.Choice
+) -> recipes.Plan:
+    jit = environment.choose_jit(spec.jit, network)
+    train = manifest.split("train")
+    facts = recipes.Facts(
+        n_train=len(train),
+        median_side=prepare.median_side(train),
+        input_size=network.input_shape[1] or 0,
+        n_blocks=sum(any(layer.weights for layer in x) for x in network.blocks.values()),
+        pretrained=spec.backbone.weights != "none",
+        tokens=token_lengths(network, manifest),
+    )
+    chosen = [c for c in (precision, jit) if getattr(spec, c.field) == "auto"]
+    spec = dataclasses.replace(spec, **{c.field: c.value for c in (precision, jit)})
+    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, task=manifest.task))
+    plan = recipes.resolve(spec, facts)
+    return dataclasses.replace(plan, choices=(*plan.choices, *chosen))
