@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,17 @@ def test_a_signal_to_one_stops_all_at_one_step(flags: list[str], tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "replicas: 2 -> 1" in done.stderr
     check_equal(whole, run, close=2e-5)
+
+
+@pytest.mark.slow
+def test_the_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs/scale-out.md").read_text("utf-8")
+    [block] = re.findall(r"^```bash\n(.*?)^```$", page, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run(["bash", "-euc", block], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/report/report.html").exists()
 
 
 def test_what_tf_config_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
