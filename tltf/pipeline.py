@@ -66,6 +66,7 @@ def transfer(
     command: Sequence[str] = (),
     tensorboard: bool = False,
     strategy: str = "none",
+    data_service: str = "",
 ) -> Run:
     """Runs ``spec`` in ``workdir``, or goes on with the run that was begun there.
 
@@ -86,6 +87,8 @@ def transfer(
         it has none); ``multiworker`` for the processes of TF_CONFIG, of which this is worker 0 and
         the others call :func:`join`; ``tpu``. The batch is shared out, the result is that of one
         device to rounding.
+      data_service: ``grpc://host:port`` of a ``tf.data`` service whose workers decode the training
+        images, where these are not taken from stored features; the batches are the same.
 
     Raises:
       TltfError: with the exit code of DESIGN 5; the same fields are in ``error.json``.
@@ -115,7 +118,7 @@ def transfer(
             else:
                 result = run_training(
                     spec, manifest, run, interval=interval, say=say, progress=progress,
-                    placed=placed,
+                    placed=placed, data_service=data_service,
                 )  # fmt: skip
                 report = run_reporting(result, manifest, run, command=command, say=say)
                 if tensorboard:

@@ -14,9 +14,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tltf.errors import InputMissingError, StorageError
 
@@ -51,6 +51,28 @@ def write_pieces(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise storage_error(error, path, need=need) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` when the block ends well, as :func:`write_bytes`.
+
+    Raises:
+      StorageError: the disk is full or writing failed; the previous file is intact.
+    """
+    temporary = sibling(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def check_space(folder: Path, need: int) -> None:

@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 
 from tltf.data.augmentation import Policy
-from tltf.data.batches import Batches, class_weights, derived_seed
+from tltf.data.batches import Batches, derived_seed
 from tltf.data.manifest import BadInputsError, Manifest, Record
 from tltf.data.scan import scan
 from tltf.data.sources import load
+from tltf.data.targets import class_weights
 from tltf.errors import ArgumentError, DataError
 
 

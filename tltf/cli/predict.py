@@ -10,10 +10,10 @@ from typing import Any
 
 from absl import flags
 
-from tltf.cli import run_flags
+from tltf.cli import run_flags, shard_flags
 from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
-from tltf.errors import DataError, InputMissingError
+from tltf.errors import ArgumentError, DataError, InputMissingError
 from tltf.terminal import Bar
 
 FLAGS = flags.FlagValues()
@@ -24,6 +24,7 @@ flags.DEFINE_string("inputs", None, "Files: a name, folder, glob, table with a c
                     flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_integer("batch_size", 32, "Inputs per call of the model.", lower_bound=1,
                      flag_values=FLAGS)  # fmt: skip
+shard_flags.define(FLAGS)
 flags.DEFINE_bool("strict", False, "Exit 65 when an input fails.", flag_values=FLAGS)
 
 
@@ -39,6 +40,9 @@ def run(values: flags.FlagValues) -> None:
     from tltf.serving.inputs import check_given, items, known_count
 
     check_given(given)
+    if values["out"].value:
+        _run_shards(values)
+        return
     import_tensorflow()
     from tltf.serving.predicting import predictions
     from tltf.trained import opened_model
@@ -58,6 +62,23 @@ def run(values: flags.FlagValues) -> None:
         )
 
 
+def _run_shards(values: flags.FlagValues) -> None:
+    """Into files, shard by shard."""
+    if values["inputs"].value == "-":
+        raise ArgumentError(
+            "--inputs=- with --out, whose shards are read again after a kill",
+            where="--inputs",
+            next_action="pass files or a table",
+        )
+    shards = shard_flags.checked(values)
+    import_tensorflow()
+    from tltf.stages.bulk import PREDICT, Job
+
+    job = Job(kind=PREDICT, inputs=values["inputs"].value, out=values["out"].value, shards=shards,
+              model=values["model"].value, batch_size=values["batch_size"].value)  # fmt: skip
+    shard_flags.run_job(job, values)
+
+
 def _print(rows: Iterator[dict[str, Any]], expected: int | None) -> tuple[int, int]:
     """The rows to stdout, the progress to a terminal; how many there were, and failed."""
     done = failed = 0
@@ -74,7 +95,9 @@ PROGRAM = Program(
     name="tltf predict",
     about="""labels files with a trained run or a published servable, one JSON line each.
 
-  tltf predict --model=RUN --inputs='PHOTOS/*.jpg'""",
+  tltf predict --model=RUN --inputs='PHOTOS/*.jpg'
+
+With --out the rows go into files, shard by shard, and the same command does what is missing.""",
     flag_values=FLAGS,
     run=run,
 )

@@ -38,6 +38,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("strategy", "none", ["none", "mirrored", "multiworker", "tpu"],
                       "Shares each batch out: to all GPUs of this machine, to the workers of"
                       " TF_CONFIG, or to a TPU.", flag_values=values)  # fmt: skip
+    flags.DEFINE_string("data_service", "", "grpc://host:port of a tf.data service that decodes the"
+                        " training images.", flag_values=values)  # fmt: skip
     flags.DEFINE_bool("require_exact", False, "Exit 78 instead of going on in another environment"
                       " than the run began in.", flag_values=values)  # fmt: skip
     flags.DEFINE_string("assert_metric", None, "Exit 79 and export nothing unless it holds,"
@@ -99,6 +101,7 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
             command=sys.argv,
             tensorboard=values["tensorboard"].value,
             strategy=values["strategy"].value,
+            data_service=values["data_service"].value,
         )
         if not done.already_complete:
             storage.write_text(done.path / "flagfile.txt", values.flags_into_string())

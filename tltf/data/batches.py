@@ -8,9 +8,7 @@ That is what makes an interrupted run end bit for bit like an uninterrupted one.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -19,7 +17,7 @@ import tensorflow as tf
 
 from tltf.data.augmentation import Policy, augmenter, cutmix, mixup, policy
 from tltf.data.decoding import image_reader
-from tltf.data.manifest import BadInputsError, Record, class_names
+from tltf.data.manifest import BadInputsError, Record
 from tltf.data.scan import find_unreadable
 from tltf.data.targets import label_array, weight_factor
 from tltf.errors import ArgumentError, DataError, named_list, nearest
@@ -45,7 +43,8 @@ class Batches:
       seed: root seed of order, augmentation and mixing.
       augment: a :class:`~tltf.data.augmentation.Policy`, or its name.
       mix: ``none``, ``mixup`` or ``cutmix``.
-      class_weights: class name -> weight, as :func:`class_weights` gives; None for 1 each.
+      class_weights: class name -> weight, as :func:`~tltf.data.targets.class_weights` gives;
+        None for 1 each.
       views: epoch e is augmented as epoch ``e mod views``, so that as many augmented views of
         an example can be kept; 0 for a new one every epoch.
       soft_targets: float ``[n, C]`` to train on instead of the labels; evaluation keeps those.
@@ -147,6 +146,32 @@ class Batches:
             return self._mixed(self._batched(examples), mixing[e], first)
 
         return tf.data.Dataset.range(epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+    def step_dataset(self, epoch: int, epochs: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
+        """Single batches of :meth:`train_dataset`, for whoever does not read them in a row.
+
+        Returns:
+          From the number of a batch, counted over the epochs, to a data set of one element: that
+          number and the batch. Batches that are mixed are not given.
+        """
+        order, augmenting, _ = self._epoch_seeds(epoch, epochs)
+        n, size, per_epoch = self.n, self.batch_size, self.steps_per_epoch
+
+        def one(step: tf.Tensor) -> tf.data.Dataset:
+            e, k = step // per_epoch, step % per_epoch
+
+            def example(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                i = tf.random.experimental.index_shuffle(position, order[e], n - 1)
+                seed = tf.stack([augmenting[e], self._keys[i]])
+                return self._image(i, seed), self._target(i, soft=True), self._train_weights[i]
+
+            positions = tf.data.Dataset.range(
+                k * size, tf.minimum(tf.cast(n, k.dtype), (k + 1) * size)
+            )
+            examples = positions.map(example, tf.data.AUTOTUNE, deterministic=True)
+            return self._batched(examples).map(lambda *batch: (step, batch))
+
+        return one
 
     def chooser(self, epoch: int, epochs: int) -> Chooser:
         """Which examples a batch of :meth:`train_dataset` holds.
@@ -306,47 +331,6 @@ class Batches:
             return x, both[:, :-1], both[:, -1]
 
         return batches.enumerate(first).map(mixed, tf.data.AUTOTUNE, deterministic=True)
-
-
-def class_weights(
-    records: Sequence[Record], *, classes: Sequence[str], mode: str | Mapping[str, float]
-) -> dict[str, float]:
-    """The weight of every class in the loss.
-
-    Args:
-      records: the training records.
-      classes: all class names.
-      mode: ``none`` (1 each), ``auto`` (``n / (k n_c)`` for k classes, n labels, n_c of class c;
-        1 for a class without examples), or a mapping, as object or JSON; what it leaves out is 1.
-
-    Raises:
-      ArgumentError: the mapping names an unknown class, or there are no classes to weight.
-
-    Example::
-
-      class_weights(records, classes=("cat", "dog"), mode='{"dog": 2.0}')
-    """
-    if mode == "none":
-        return dict.fromkeys(classes, 1.0)
-    if not classes:
-        raise ArgumentError(
-            "class weights for a regression, which has no classes",
-            where="--class_weight",
-            next_action="use --class_weight=none, or a weight column",
-        )
-    if mode == "auto":
-        counts = Counter(name for record in records for name in class_names(record.label))
-        fair = sum(counts.values()) / len(classes)
-        return {name: fair / counts[name] if counts[name] else 1.0 for name in classes}
-    given = json.loads(mode) if isinstance(mode, str) else dict(mode)
-    for name in given:
-        if name not in classes:
-            raise ArgumentError(
-                f"a weight for the unknown class {name!r}{nearest(name, classes)}",
-                where="--class_weight",
-                next_action=f"the classes are {named_list(classes)}",
-            )
-    return {name: float(given.get(name, 1.0)) for name in classes}
 
 
 def derived_seed(seed: int, name: str, *numbers: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ Label = str | tuple[str, ...] | float
 """A class name (single_label), a tuple of class names (multi_label), a number (regression)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One example before decoding.
 

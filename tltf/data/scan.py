@@ -40,7 +40,7 @@ _RUNTIME_LINE = re.compile(r"[IWEF]?\d{4}[ -]|WARNING:")
 _one_large_decode = threading.Lock()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """What the scan knows about one record.
 

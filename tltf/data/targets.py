@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tltf.data.manifest import Record, class_names
-from tltf.errors import DataError, named_list, nearest
+from tltf.errors import ArgumentError, DataError, named_list, nearest
 
 
 def label_array(records: Sequence[Record], *, classes: Sequence[str], task: str) -> np.ndarray:
@@ -53,3 +55,44 @@ def _number(record: Record) -> float:
     if not isinstance(record.label, int | float):
         raise DataError(f"label {record.label!r}, expected a number", where=record.id)
     return float(record.label)
+
+
+def class_weights(
+    records: Sequence[Record], *, classes: Sequence[str], mode: str | Mapping[str, float]
+) -> dict[str, float]:
+    """The weight of every class in the loss.
+
+    Args:
+      records: the training records.
+      classes: all class names.
+      mode: ``none`` (1 each), ``auto`` (``n / (k n_c)`` for k classes, n labels, n_c of class c;
+        1 for a class without examples), or a mapping, as object or JSON; what it leaves out is 1.
+
+    Raises:
+      ArgumentError: the mapping names an unknown class, or there are no classes to weight.
+
+    Example::
+
+      class_weights(records, classes=("cat", "dog"), mode='{"dog": 2.0}')
+    """
+    if mode == "none":
+        return dict.fromkeys(classes, 1.0)
+    if not classes:
+        raise ArgumentError(
+            "class weights for a regression, which has no classes",
+            where="--class_weight",
+            next_action="use --class_weight=none, or a weight column",
+        )
+    if mode == "auto":
+        counts = Counter(name for record in records for name in class_names(record.label))
+        fair = sum(counts.values()) / len(classes)
+        return {name: fair / counts[name] if counts[name] else 1.0 for name in classes}
+    given = json.loads(mode) if isinstance(mode, str) else dict(mode)
+    for name in given:
+        if name not in classes:
+            raise ArgumentError(
+                f"a weight for the unknown class {name!r}{nearest(name, classes)}",
+                where="--class_weight",
+                next_action=f"the classes are {named_list(classes)}",
+            )
+    return {name: float(given.get(name, 1.0)) for name in classes}

@@ -13,9 +13,11 @@ import keras
 import numpy as np
 
 from tltf import recipes, storage
-from tltf.data.batches import Batches, class_weights
+from tltf.data.batches import Batches
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest, Record
+from tltf.data.remote import RemoteBatches
+from tltf.data.targets import class_weights
 from tltf.errors import ArgumentError, OutputError, named_list
 from tltf.evaluation import calibration, rejection
 from tltf.evaluation.familiarity import Familiarity, fit_familiarity
@@ -67,6 +69,7 @@ def run_training(
     progress: bool,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     placed: Distribution | None = None,
+    data_service: str = "",
 ) -> TrainingResult:
     """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
     placed = placed or Distribution()
@@ -82,7 +85,8 @@ def run_training(
     _check_space(model, run)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
-               progress=progress, callbacks=callbacks, placed=placed)  # fmt: skip
+               progress=progress, callbacks=callbacks, placed=placed,
+               data_service=data_service)  # fmt: skip
     plan = found.plan
     references = _references(result, fit, manifest)
     result = dataclasses.replace(
@@ -143,14 +147,18 @@ def _fit(
     progress: bool,
     callbacks: Iterable[keras.callbacks.Callback],
     placed: Distribution,
+    data_service: str = "",
 ) -> FitResult:
-    cache = _cache(spec, say, always=placed.workers > 1)
+    cache = _cache(spec, say, always=placed.workers > 1) if not data_service else None
     train, size = manifest.split("train"), spec.batch_size or 0
     weights = None
     if spec.class_weight != "none":
         weights = class_weights(train, classes=manifest.classes, mode=spec.class_weight)
     soft = _teacher_targets(spec, manifest, say) if spec.teacher else None
     batches = training_batches(result, spec, manifest, weights, soft)
+    if data_service:
+        say(f"data service: {data_service} decodes every training image in every epoch; no cache")
+        batches = RemoteBatches(batches, data_service, say=say)
     validation = result.batches(manifest.split("val"), batch_size=size)
     say_truncated(say, batches, validation)
     with batches.naming_unreadable(), validation.naming_unreadable(), placed.naming_lost():
