@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from experiments.benchmarks.alone import together
 from experiments.benchmarks.phases import model_of
 from experiments.benchmarks.photos import Photos
 from experiments.benchmarks.protocol import Row, interleaved, ratios, seconds
@@ -18,7 +19,7 @@ from tltf.data.decoding import decode, load_image
 from tltf.training import boundary, environment, features, freezing, probing
 from tltf.training.featurestore import FeatureStore
 
-BATCH = 32
+BATCH, PASSES = 32, 5
 
 
 def extraction(photos: Photos, *, name: str, weights: str, pairs: int, work: Path) -> list[Row]:
@@ -92,7 +93,9 @@ def input_pipeline(photos: Photos, *, name: str, weights: str, pairs: int, work:
     ImageDataGenerator has no public name in Keras 3, so it is not measured.
     """
     del name, weights, work
-    data = photos.batches("train", batch_size=BATCH)
+    once = photos.batches("train", batch_size=BATCH)
+    # Several times over, so that the start of a pipeline is a small part of it.
+    data = once.with_records(once.records * PASSES)
     paths = [str(record.path) for record in data.records]
     cores, size = os.cpu_count() or 1, photos.image_size
 
@@ -114,7 +117,7 @@ def input_pipeline(photos: Photos, *, name: str, weights: str, pairs: int, work:
 
     def ours() -> float:
         batches = data.eval_dataset()
-        return seconds(lambda: [x for x, _, _ in batches])
+        return seconds(lambda: [None for _ in batches])
 
     rows = []
     for what, side, step, target in (
@@ -126,8 +129,12 @@ def input_pipeline(photos: Photos, *, name: str, weights: str, pairs: int, work:
         note = f"{len(paths) / np.median(many):.0f} images/s"
         rows.append(Row(goal="G8", what=f"{what} / ({cores} cores x one thread)", values=values,
                         target=target, note=note))  # fmt: skip
+    alone = [together(paths[: BATCH * 8], size=size, processes=n) for n in (cores, 1) * pairs]
+    ceiling = tuple(a / (cores * b) for a, b in zip(alone[::2], alone[1::2], strict=True))
+    what = f"ceiling: {cores} processes of one thread / ({cores} x one such process)"
+    rows.append(Row(goal="G8", what=what, values=ceiling))
     theirs = ratios(*reversed(interleaved(ours, lambda: _keras_folder(photos), pairs=pairs)))
-    what = "image_dataset_from_directory (no antialias) / tltf"
+    what = "seconds of image_dataset_from_directory (no antialias) / tltf"
     rows.append(Row(goal="G8", what=what, values=theirs))
     return rows
 
@@ -136,4 +143,4 @@ def _keras_folder(photos: Photos) -> float:
     found = keras.utils.image_dataset_from_directory(
         photos.folders / "train", image_size=(photos.image_size,) * 2, verbose=False
     )
-    return seconds(lambda: list(found))
+    return seconds(lambda: [None for _ in range(PASSES) for _ in found])
