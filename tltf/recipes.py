@@ -99,7 +99,7 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
 def with_choice(plan: Plan, choice: Choice) -> Plan:
     """The plan with the learning rate of a phase, ``<phase>.learning_rate``, that was measured."""
     phases = tuple(
-        dataclasses.replace(phase, learning_rate=choice.value)
+        dataclasses.replace(phase, learning_rate=float(str(choice.value)))
         if choice.field == f"{phase.name}.learning_rate" else phase
         for phase in plan.spec.phases
     )  # fmt: skip
@@ -223,9 +223,11 @@ def usual_rate(optimizer: str | None, *, new: bool) -> float:
     return rate if new else rate / 10
 
 
-def _learning_rate(phase: Phase, facts: Facts, head: bool) -> tuple[float, float | str | None, str]:
+def _learning_rate(
+    phase: Phase, facts: Facts, head: bool
+) -> tuple[float | str, float | str | None, str]:
     new = head or not facts.pretrained
-    rate = usual_rate(phase.optimizer, new=new)
+    rate: float | str = usual_rate(phase.optimizer, new=new)
     if new:
         return rate, phase.learning_rate, f"new layers under {phase.optimizer}"
     return rate, phase.learning_rate, "pretrained layers: a tenth, or they forget"
