@@ -17,6 +17,7 @@ CODES = {
     "StorageError": 74,
     "OutOfMemoryError": 74,
     "BusyError": 75,
+    "WorkerLostError": 75,
     "SecurityError": 77,
     "MismatchError": 78,
     "GateError": 79,

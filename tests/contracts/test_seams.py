@@ -29,9 +29,11 @@ SEAMS = {
     "_inbound_nodes": {"adapt"},
     "_keras_history": {"adapt", "backbones.network", "training.boundary"},
     "_keras_mask": {"backbones.network"},
+    "_loss_tracker": {"training.strategies"},
     "_nodes_by_depth": {"training.boundary", "training.cost", "training.features"},
     "_run_through_graph": {"backbones.network"},
     "_standardize_inputs": {"backbones.network"},
+    "_symbolic_build": {"training.strategies"},
     "_trainable_variables": {"training.phases"},
 }
 PUBLIC_AFTER_ALL = {"_exit"}  # os._exit
@@ -136,6 +138,18 @@ def test_an_optimizer_knows_its_variables() -> None:
     optimizer, variable = keras.optimizers.SGD(), keras.Variable(1.0)
     optimizer.build([variable])
     assert [id(v) for v in optimizer._trainable_variables] == [id(variable)]
+
+
+def test_a_compiled_model_counts_its_loss_and_builds_its_metrics() -> None:
+    """What :mod:`tltf.training.strategies` does where ``fit`` cannot be used."""
+    model = tiny.classifier()
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    x, y = tiny.arrays(4)
+    model._symbolic_build(data_batch=(x, y, np.ones(4, "float32")))
+    assert len(model.metrics_variables) == 4  # total and count, of the loss and of the metric
+    model._loss_tracker.update_state(2.0, sample_weight=3)
+    model._loss_tracker.update_state(6.0, sample_weight=1)
+    assert float(model.get_metrics_result()["loss"]) == 3.0
 
 
 def test_applications_ask_get_file_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:

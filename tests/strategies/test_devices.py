@@ -48,7 +48,7 @@ def test_two_devices_are_one(kind: str, batch_norm: str, close: float) -> None:
 def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for name, text in (("mirored", "expected one of none, mirrored"),
-                       ("multiworker", "without TF_CONFIG"),
+                       ("multiworker", "no TF_CONFIG"),
                        ("tpu", "no TPU")):  # fmt: skip
         with pytest.raises(ArgumentError, match=text):
             distribution(name)

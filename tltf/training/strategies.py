@@ -197,7 +197,7 @@ class Distribution:
             again = tf.logical_and(whole, context.replica_id_in_sync_group > 0)
             for variable, before in zip(model.metrics_variables, counted, strict=True):
                 variable.assign(tf.where(again, before, variable.value))
-            return loss, asked
+            return loss, tf.identity(asked)
 
         @tf.function(reduce_retracing=True)
         def run(iterator: Iterator[Any], asked: tf.Tensor) -> list[tf.Tensor]:
