@@ -93,6 +93,8 @@ class Distribution:
                 raise
             found = re.search(r"/task:(\d+) while calling|remote task[^\n]*task:(\d+)", str(error))
             number = next((int(g) for g in found.groups() if g), None) if found else None
+            if number is None and self.workers == 2:
+                number = 1 - self.worker
             who = "another worker" if number is None else f"worker {number}"
             where = "" if number is None else self.cluster.workers[number]
             raise WorkerLostError(
