@@ -14,8 +14,6 @@ import pytest
 from commands import tltf
 from pictures import digit_pngs, write_digit_folder
 
-from tltf import demo
-
 pytestmark = pytest.mark.slow
 
 DIGITS: dict[str, Any] = {
@@ -43,15 +41,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 export="none")  # fmt: skip
     assert done.code == 0, done.err
     return folder / "run"
-
-
-def test_digits_to_digits_with_few_labels_helps_by_a_number(tmp_path: Path) -> None:
-    """The demo's plan: what transfers with three labels a class depends on it."""
-    found = demo.tell(tmp_path, seeds=3, say=print).verdict
-    print(found.sentence)
-    assert found.kind == "helps"
-    assert found.low > 0
-    assert f"{100 * found.difference:.1f} points" in found.sentence
 
 
 def test_shuffled_labels_have_no_detectable_difference(source: Path, tmp_path: Path) -> None:
