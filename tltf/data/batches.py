@@ -18,6 +18,7 @@ import tensorflow as tf
 from tltf.data.augmentation import Policy, augmenter, cutmix, mixup, policy
 from tltf.data.decoding import image_reader
 from tltf.data.manifest import BadInputsError, Record
+from tltf.data.readahead import READERS, read_ahead
 from tltf.data.scan import find_unreadable
 from tltf.data.targets import label_array, weight_factor
 from tltf.errors import ArgumentError, DataError, named_list, nearest
@@ -142,10 +143,10 @@ class Batches:
 
             first = tf.where(e == 0, tf.constant(start_step, tf.int64), 0)
             positions = tf.data.Dataset.range(first * self.batch_size, self.n)
-            examples = positions.map(example, tf.data.AUTOTUNE, deterministic=True)
+            examples = positions.map(example, READERS, deterministic=True)
             return self._mixed(self._batched(examples), mixing[e], first)
 
-        return tf.data.Dataset.range(epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+        return read_ahead(tf.data.Dataset.range(epochs).flat_map(one_epoch))
 
     def step_dataset(self, epoch: int, epochs: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
         """Single batches of :meth:`train_dataset`, for whoever does not read them in a row.
@@ -168,7 +169,7 @@ class Batches:
             positions = tf.data.Dataset.range(
                 k * size, tf.minimum(tf.cast(n, k.dtype), (k + 1) * size)
             )
-            examples = positions.map(example, tf.data.AUTOTUNE, deterministic=True)
+            examples = positions.map(example, READERS, deterministic=True)
             return self._batched(examples).map(lambda *batch: (step, batch))
 
         return one
@@ -239,8 +240,8 @@ class Batches:
         def example(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return self._image(i, None), self._target(i), self._weights[i]
 
-        examples = tf.data.Dataset.range(self.n).map(example, tf.data.AUTOTUNE, deterministic=True)
-        return self._batched(examples).prefetch(tf.data.AUTOTUNE)
+        examples = tf.data.Dataset.range(self.n).map(example, READERS, deterministic=True)
+        return read_ahead(self._batched(examples))
 
     def view_dataset(self, view: int) -> tf.data.Dataset:
         """As :meth:`eval_dataset`, with the augmentation of epoch ``view``: for stored features.
@@ -254,8 +255,8 @@ class Batches:
             image = self._image(i, tf.stack([changes, self._keys[i]]))
             return image, self._target(i), self._weights[i]
 
-        examples = tf.data.Dataset.range(self.n).map(example, tf.data.AUTOTUNE, deterministic=True)
-        return self._batched(examples).prefetch(tf.data.AUTOTUNE)
+        examples = tf.data.Dataset.range(self.n).map(example, READERS, deterministic=True)
+        return read_ahead(self._batched(examples))
 
     @contextmanager
     def naming_unreadable(self) -> Iterator[None]:
@@ -330,7 +331,7 @@ class Batches:
             x, both = mix(x, tf.concat([y, weight[:, None]], axis=1), seed=seed)
             return x, both[:, :-1], both[:, -1]
 
-        return batches.enumerate(first).map(mixed, tf.data.AUTOTUNE, deterministic=True)
+        return batches.enumerate(first).map(mixed, READERS, deterministic=True)
 
 
 def derived_seed(seed: int, name: str, *numbers: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from tltf.data.batches import Batches
+from tltf.data.readahead import read_ahead
 from tltf.data.textbatches import TextBatches
 from tltf.errors import ArgumentError, DownloadError
 
@@ -65,7 +66,7 @@ class RemoteBatches:
 
         self._epochs = (epoch, epochs)
         found = tf.data.Dataset.from_generator(ordered, output_signature=local.element_spec)
-        return found.prefetch(tf.data.AUTOTUNE)
+        return read_ahead(found)
 
     def _arriving(self, epoch: int, epochs: int, steps: range) -> Iterator[tuple[int, Any]]:
         """(step, batch) as they come, in no order."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tltf.data.batches import Batches, Chooser, derived_seed
 from tltf.data.manifest import Record
+from tltf.data.readahead import read_ahead
 from tltf.data.wordpiece import WordPiece
 from tltf.errors import ArgumentError, DataError, named_list
 
@@ -75,7 +76,7 @@ class TextBatches(Batches):
             return self.ids(chosen), *self.train_targets(chosen)
 
         steps = tf.data.Dataset.range(start_step, epochs * per_epoch)
-        return steps.map(batch, 2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return read_ahead(steps.map(batch, 2, deterministic=True))
 
     def eval_dataset(self) -> tf.data.Dataset:
         """As :meth:`Batches.eval_dataset`: in the order of the records."""
@@ -86,7 +87,7 @@ class TextBatches(Batches):
             return self.ids(chosen), self._target(chosen), tf.gather(self._weights, chosen)
 
         steps = tf.data.Dataset.range(self.steps_per_epoch)
-        return steps.map(batch, 2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return read_ahead(steps.map(batch, 2, deterministic=True))
 
     def view_dataset(self, view: int) -> tf.data.Dataset:
         """Texts have one view."""

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tltf import storage
 from tltf.data.batches import Batches
+from tltf.data.readahead import read_ahead
 from tltf.policies import Policy
 from tltf.training.boundary import Boundary
 from tltf.training.featurestore import FeatureStore, prefix_digest
@@ -76,7 +77,7 @@ class FeatureEpochs:
             return x, y, weight
 
         steps = tf.data.Dataset.range(start_step, epochs * per_epoch)
-        return steps.map(batch, 2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return read_ahead(steps.map(batch, 2, deterministic=True))
 
     def _read(self, view: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
         def gather(view: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
@@ -116,7 +117,7 @@ def eval_features(
     )
     steps = batches.steps_per_epoch
     dataset = tf.data.Dataset.from_generator(rows, output_signature=spec)
-    return dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    return read_ahead(dataset.apply(tf.data.experimental.assert_cardinality(steps)))
 
 
 def opened_store(
@@ -258,15 +259,21 @@ def job_keys(batches: Batches, view: int | None) -> list[Key]:
 
 
 def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
-    """The model as one traced function with a list of outputs, float32 or whole numbers."""
+    """The model as one function, traced once for every batch size.
 
-    @tf.function(reduce_retracing=True)
-    def compute(x: Any) -> list[tf.Tensor]:
-        found = model(x, training=False)
+    Returns:
+      From the input, or a list of the inputs, to a list of the outputs in float32 or whole numbers.
+    """
+
+    @tf.function(
+        input_signature=[[tf.TensorSpec(t.shape, t.dtype) for t in model.inputs]], autograph=False
+    )
+    def compute(inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        found = model(inputs if len(inputs) > 1 else inputs[0], training=False)
         found = found if isinstance(found, list | tuple) else [found]
         return [tf.cast(t, tf.float32) if t.dtype.is_floating else t for t in found]
 
-    return compute
+    return lambda x: compute(list(x) if isinstance(x, list | tuple) else [x])
 
 
 def view_keys(batches: Batches, view: int) -> list[Key]:

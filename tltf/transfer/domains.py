@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tltf.data.readahead import read_ahead
 from tltf.errors import ArgumentError, DataError
 
 Arrays = tuple[np.ndarray, ...]
@@ -85,9 +86,8 @@ class DomainEpochs:
                     part = slice(step * self._half, (step + 1) * self._half)
                     yield self._batch(rows[0][part], rows[1][part])
 
-        return tf.data.Dataset.from_generator(batches, output_signature=self._signature()).prefetch(
-            tf.data.AUTOTUNE
-        )
+        made = tf.data.Dataset.from_generator(batches, output_signature=self._signature())
+        return read_ahead(made)
 
     def _order(self, epoch: int, side: int) -> np.ndarray:
         """Indices of one domain for a whole epoch, in as many shuffled rounds as it takes."""
