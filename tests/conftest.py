@@ -92,10 +92,10 @@ def quick_gate() -> Iterator[None]:
     """
     from same_process import in_this_process
 
-    from tltf.serving import parity
+    from tltf.serving import candidate
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parity, "answers_elsewhere", in_this_process)
+        patch.setattr(candidate, "loaders", in_this_process)
         yield
 
 
@@ -104,6 +104,6 @@ def gate_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """:func:`quick_gate` for one test."""
     from same_process import in_this_process
 
-    from tltf.serving import parity
+    from tltf.serving import candidate
 
-    monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
+    monkeypatch.setattr(candidate, "loaders", in_this_process)

@@ -17,7 +17,7 @@ from same_process import in_this_process
 
 import tltf
 from tltf.errors import ArgumentError, DataError, InputMissingError, OutputError
-from tltf.serving import candidate, elsewhere, parity
+from tltf.serving import candidate, elsewhere
 from tltf.serving.predicting import open_servable
 from tltf.serving.signatures import Signatures, signatures
 
@@ -94,7 +94,7 @@ def test_another_answer_is_not_published(tmp_path: Path, monkeypatch: pytest.Mon
     assert [item.name for item in (tmp_path / "served").iterdir()] == [".mismatch"]
     assert {"expected.npz", "first_call.npz", "C++_loader.npz"} <= {x.name for x in kept.iterdir()}
     monkeypatch.undo()
-    monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
+    monkeypatch.setattr(candidate, "loaders", in_this_process)
     tltf.export(model, labels=LABELS, to=tmp_path / "served")
     assert [item.name for item in (tmp_path / "served").iterdir()] == ["1"]
 
@@ -102,8 +102,8 @@ def test_another_answer_is_not_published(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_servable_that_cannot_be_loaded_is_not_published(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="cannot be used in a fresh process"):
-        elsewhere.answers_elsewhere(tmp_path / "broken", "image_bytes", [b""])
+    with elsewhere.loaders() as answers, pytest.raises(DataError, match="in a fresh process"):
+        answers(tmp_path / "broken", "image_bytes", [b""])
 
 
 def test_arguments(tmp_path: Path) -> None:

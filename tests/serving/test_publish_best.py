@@ -10,14 +10,14 @@ from same_process import in_this_process
 
 import tltf
 from tltf.errors import ArgumentError
-from tltf.serving import parity, publish
+from tltf.serving import candidate, publish
 
 LABELS = ("dark", "bright")
 
 
 @pytest.mark.slow
 def test_each_better_epoch_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
+    monkeypatch.setattr(candidate, "loaders", in_this_process)
     best = tltf.PublishBest(tmp_path / "served", labels=LABELS, keep=2)
     best.set_model(tiny.classifier())
     for epoch, value in enumerate([float("nan"), 0.5, 0.4, 0.6, 0.6, 0.7]):
@@ -30,7 +30,7 @@ def test_each_better_epoch_is_published(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_it_works_in_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
+    monkeypatch.setattr(candidate, "loaders", in_this_process)
     model = tiny.classifier()
     model.compile("adam", "mse", metrics=["accuracy"])
     best = tltf.PublishBest(tmp_path / "served", labels=LABELS, monitor="loss", mode="min")

@@ -15,7 +15,7 @@ from same_process import in_this_process
 
 import tltf
 from tltf.errors import DataError
-from tltf.serving import decision, intake, parity, signatures, writing
+from tltf.serving import candidate, decision, intake, parity, signatures, writing
 
 LABELS = ("cat", "dog")
 
@@ -107,7 +107,7 @@ def test_the_gate_refuses(
     kernel.assign(kernel / 20)  # probabilities far from 0 and 1
     sabotage(monkeypatch)
     if not fresh:
-        monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
+        monkeypatch.setattr(candidate, "loaders", in_this_process)
     with pytest.raises(DataError, match=f"answers differently: {text}") as error:
         tltf.export(model, labels=LABELS, to=tmp_path / "served", threshold=0.99)
     assert error.value.exit_code == 65
@@ -116,6 +116,6 @@ def test_the_gate_refuses(
 
 def test_without_sabotage_it_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the tests above would show nothing."""
-    monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
+    monkeypatch.setattr(candidate, "loaders", in_this_process)
     model = tiny.classifier(dropout=0.5)
     assert tltf.export(model, labels=LABELS, to=tmp_path / "served").name == "1"

@@ -26,7 +26,7 @@ import tltf
 from experiments.benchmarks.serving_load import load
 from tltf import storage
 from tltf.errors import InputMissingError, OutputError
-from tltf.serving import parity, publish
+from tltf.serving import candidate, publish
 
 pytest.importorskip("starlette", reason="needs the extra [serve]")
 pytest.importorskip("uvicorn", reason="needs the extra [serve]")
@@ -87,7 +87,7 @@ def newer(folder: Path) -> Path:
 def servable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("server") / NAME
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parity, "answers_elsewhere", in_this_process)
+        patch.setattr(candidate, "loaders", in_this_process)
         tltf.export(tiny.classifier(), labels=LABELS, to=folder, threshold=0.6)
     return folder
 
@@ -250,7 +250,7 @@ def test_no_request_fails_while_versions_switch(
 @pytest.mark.skipif(browser.found() is None, reason="needs a Chromium")
 def test_the_page_in_a_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dropped digit gets a label, bars and an explanation; names are text, never markup."""
-    monkeypatch.setattr(parity, "answers_elsewhere", in_this_process)
+    monkeypatch.setattr(candidate, "loaders", in_this_process)
     folder = tmp_path / "digits"
     zero, one = (digit_pngs((0, 1), 40)[digit] for digit in (0, 1))
     tltf.export(_digits_model(zero, one), labels=("zero <img src=x>", "one"), to=folder)

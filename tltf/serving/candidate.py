@@ -17,9 +17,10 @@ from tltf.backbones.hub.layer import restored_objects
 from tltf.rundir import check_writable, remove
 from tltf.serving import beside, parity, publish, warmup
 from tltf.serving.decision import Decision
+from tltf.serving.elsewhere import loaders
 from tltf.serving.intake import Intake
 from tltf.serving.parity import Parity
-from tltf.serving.signatures import signatures
+from tltf.serving.signatures import Signatures, signatures
 from tltf.serving.writing import write_saved_model
 
 MISMATCH = ".mismatch"
@@ -71,35 +72,44 @@ def publish_candidate(candidate: Candidate, to: Path, *, keep: int | None = None
         and both outputs lie in ``to/.mismatch``.
       OutputError: ``to`` cannot be written.
     """
-    served = signatures(
-        candidate.model,
-        candidate.decision,
-        intake=candidate.intake,
-        tracked=(*restored_objects(candidate.model), *candidate.tracked),
-    )
-    check_writable(to, flag="to")
-    publish.remove_litter(to)
-    temporary = storage.sibling(to / "version")
-    try:
-        write_saved_model(temporary, served, spec_json=candidate.spec_json)
-        found = parity.check(
-            temporary,
+    with loaders() as answers:
+        served = signatures(
             candidate.model,
-            served,
-            rows=candidate.rows,
-            logits=candidate.logits,
-            keep_mismatch=to / MISMATCH,
+            candidate.decision,
+            intake=candidate.intake,
+            tracked=(*restored_objects(candidate.model), *candidate.tracked),
         )
-        remove(to / MISMATCH)
-        rows = warmup.small_rows(candidate.rows or candidate.intake.invented(1))
-        warmup.write_warmup(temporary, name=to.name, key=candidate.intake.key, rows=rows)
-        storage.write_json(temporary / warmup.FOLDER / "parity.json", dataclasses.asdict(found))
-        for name, data in {**beside.files(to.name, served, rows), **candidate.documents}.items():
-            (temporary / name).parent.mkdir(exist_ok=True)
-            storage.write_bytes(temporary / name, data)
-        folder = publish.commit(temporary, to)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        check_writable(to, flag="to")
+        publish.remove_litter(to)
+        temporary = storage.sibling(to / "version")
+        try:
+            write_saved_model(temporary, served, spec_json=candidate.spec_json)
+            found = parity.check(
+                temporary,
+                candidate.model,
+                served,
+                rows=candidate.rows,
+                logits=candidate.logits,
+                answers=answers,
+                keep_mismatch=to / MISMATCH,
+            )
+            remove(to / MISMATCH)
+            _complete(temporary, candidate, served, found, name=to.name)
+            folder = publish.commit(temporary, to)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     if keep is not None:
         publish.prune(to, keep=keep)
     return Published(folder=folder, parity=found)
+
+
+def _complete(
+    folder: Path, candidate: Candidate, served: Signatures, found: Parity, *, name: str
+) -> None:
+    """Warm-up requests and documents beside a SavedModel that passed."""
+    rows = warmup.small_rows(candidate.rows or candidate.intake.invented(1))
+    warmup.write_warmup(folder, name=name, key=candidate.intake.key, rows=rows)
+    storage.write_json(folder / warmup.FOLDER / "parity.json", dataclasses.asdict(found))
+    for file, data in {**beside.files(name, served, rows), **candidate.documents}.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        storage.write_bytes(folder / file, data)

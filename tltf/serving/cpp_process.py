@@ -1,13 +1,12 @@
 """Loads a SavedModel by TensorFlow's C++ loader, as TF Serving does, and answers the given bytes.
 
-Run as a script: ``python cpp_process.py REQUEST.json INPUTS.npz OUTPUTS.npz``. No Python of
-TensorFlow is imported: the library of the wheel is called through its C interface.
+Run as a script that reads one line of JSON from its standard input, as ``fresh_process.py``. No
+Python of TensorFlow is imported: the library of the wheel is called through its C interface.
 """
 
 import ctypes
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -21,15 +20,15 @@ class Output(ctypes.Structure):
     _fields_ = (("operation", ctypes.c_void_p), ("index", ctypes.c_int))
 
 
-def main(request: str, inputs: str, outputs: str) -> None:
-    wanted = json.loads(Path(request).read_text("utf-8"))
-    with np.load(inputs, allow_pickle=False) as file:
+def main(request: str) -> None:
+    wanted = json.loads(request)
+    with np.load(wanted["files"]["inputs"], allow_pickle=False) as file:
         packed, lengths = file["packed"].tobytes(), file["lengths"]
     ends = np.cumsum(lengths)
     data = [packed[end - length : end] for end, length in zip(ends, lengths, strict=True)]
     model = Loaded(wanted["library"], wanted["servable"])
     found = model.run(wanted["input"], data, wanted["outputs"])
-    np.savez(outputs, **found)
+    np.savez(wanted["files"]["outputs"], **found)
 
 
 class Loaded:
@@ -111,4 +110,5 @@ class Loaded:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if line := sys.stdin.readline():
+        main(line)

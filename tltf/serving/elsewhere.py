@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +26,50 @@ Arrays = dict[str, np.ndarray]
 CPP_LIBRARIES = ("libtensorflow_cc.so.2", "libtensorflow_cc.2.dylib")
 
 
-def answers_elsewhere(servable: Path, key: str, data: Sequence[bytes]) -> dict[str, Arrays]:
-    """What ``serving_default`` says to the same rows in other processes.
+Answers = Callable[[Path, str, Sequence[bytes]], dict[str, Arrays]]
+"""From an unpublished SavedModel folder, the name of its string input, and rows, to what
+``serving_default`` says to them, by loader: ``first call`` and ``second call`` of
+``tf.saved_model.load``, and ``C++ loader`` where the wheel has the library."""
 
-    Args:
-      servable: an unpublished SavedModel folder.
-      key: the name of the string input.
-      data: the rows.
 
-    Returns:
-      By loader: ``first call`` and ``second call`` of ``tf.saved_model.load`` in a process that
-      imports only TensorFlow, and ``C++ loader`` where the wheel has the library.
+@contextlib.contextmanager
+def loaders() -> Iterator[Answers]:
+    """Starts the process that imports only TensorFlow, and gives the function that asks it.
+
+    Importing takes seconds, which pass while the servable is written. The function can be called
+    once; without a call the process is ended.
 
     Raises:
-      DataError: one of them cannot load or run it.
+      DataError: of the function: a loader cannot load or run the SavedModel.
     """
+    python = _start("fresh_process")
+    try:
+        yield functools.partial(_answered, python)
+    finally:
+        python.kill()
+        python.communicate()
+
+
+def _answered(
+    python: subprocess.Popen[str], servable: Path, key: str, data: Sequence[bytes]
+) -> dict[str, Arrays]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         packed = np.frombuffer(b"".join(data), np.uint8)
         np.savez(folder / "inputs.npz", packed=packed, lengths=np.array([len(x) for x in data]))
-        waiting = {
-            "python": _start(folder, "fresh_process", {"servable": str(servable), "key": key})
-        }
+        asked = {"python": (python, _request(folder, "python", servable=str(servable), key=key))}
         library = cpp_library()
         if library is not None:
-            wanted = {
-                "servable": str(servable),
-                "library": str(library),
-                **_names_or_none(servable),
-            }
-            waiting["cpp"] = _start(folder, "cpp_process", wanted)
+            names = {"library": str(library), **_names_or_none(servable)}
+            request = _request(folder, "cpp", servable=str(servable), **names)
+            asked["cpp"] = (_start("cpp_process"), request)
+        for process, request in asked.values():
+            _send(process, request)
         # All are waited for, also when the first one fails: none may outlive the folder.
-        ended = {name: process.communicate()[1] for name, process in waiting.items()}
-        for name, process in waiting.items():
+        ended = {name: process.communicate()[1] for name, (process, _) in asked.items()}
+        for name, (process, _) in asked.items():
             _check_ended(process.returncode, ended[name], servable, name)
-        found = _read(folder / "fresh_process.npz")
+        found = _read(folder / "python.npz")
         answers = {
             f"{call} call": {
                 k.partition("/")[2]: value for k, value in found.items() if k.startswith(call)
@@ -66,7 +77,7 @@ def answers_elsewhere(servable: Path, key: str, data: Sequence[bytes]) -> dict[s
             for call in ("first", "second")
         }
         if library is not None:
-            answers["C++ loader"] = _read(folder / "cpp_process.npz")
+            answers["C++ loader"] = _read(folder / "cpp.npz")
         return answers
 
 
@@ -94,16 +105,29 @@ def _names_or_none(servable: Path) -> dict[str, Any]:
         return {"input": "", "outputs": {}}
 
 
-def _start(folder: Path, name: str, request: Mapping[str, Any]) -> subprocess.Popen[str]:
+def _start(name: str) -> subprocess.Popen[str]:
     script = Path(__file__).with_name(f"{name}.py")
-    (folder / f"{name}.json").write_text(json.dumps(request), "utf-8")
-    files = [str(folder / f"{name}.json"), str(folder / "inputs.npz"), str(folder / f"{name}.npz")]
     return subprocess.Popen(
-        [sys.executable, "-I", str(script), *files],
+        [sys.executable, "-I", str(script)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _request(folder: Path, name: str, **wanted: Any) -> str:
+    """One line: what to load, where the rows are, and where the answers go."""
+    files = {"inputs": str(folder / "inputs.npz"), "outputs": str(folder / f"{name}.npz")}
+    return json.dumps({**wanted, "files": files}) + "\n"
+
+
+def _send(process: subprocess.Popen[str], request: str) -> None:
+    """Of a process that has ended already, its own last words say why."""
+    with contextlib.suppress(OSError):
+        if process.stdin is not None:
+            process.stdin.write(request)
+            process.stdin.flush()
 
 
 def _check_ended(code: int, errors: str, servable: Path, name: str) -> None:

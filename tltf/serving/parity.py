@@ -19,7 +19,7 @@ import tensorflow as tf
 from tltf import storage
 from tltf.errors import DataError, named_list
 from tltf.serving.decision import Decision, expected
-from tltf.serving.elsewhere import answers_elsewhere
+from tltf.serving.elsewhere import Answers
 from tltf.serving.intake import Intake
 from tltf.serving.signatures import Signatures
 from tltf.serving.writing import LABELS, labels_text
@@ -58,6 +58,7 @@ def check(
     *,
     rows: Sequence[bytes],
     logits: np.ndarray | None = None,
+    answers: Answers,
     keep_mismatch: Path | None = None,
 ) -> Parity:
     """Compares ``servable`` in fresh processes with the model.
@@ -68,6 +69,7 @@ def check(
       served: the signatures that it holds.
       rows: held-out inputs; made-up ones are compared when there are none.
       logits: the trainer's own, float32 ``[len(rows), C]``; None computes them here.
+      answers: of :func:`tltf.serving.elsewhere.loaders`.
       keep_mismatch: a folder that receives rows and both outputs when they differ.
 
     Raises:
@@ -79,7 +81,7 @@ def check(
     wanted = expected(logits, served.decision)
     allowed = tolerance(model)
     _check_labels(servable, served)
-    answered = answers_elsewhere(servable, served.intake.key, rows)
+    answered = answers(servable, served.intake.key, rows)
     worst = 0.0
     for loader, found in answered.items():
         for why, difference in differences(wanted, found, served.decision, allowed=allowed):
