@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tltf.recipes import Choice, Facts, Plan, resolve, scratch_size
-from tltf.spec import BackboneSpec, DataSpec, Phase, TransferSpec
+from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 
 PHOTOS = Facts(n_train=210, median_side=375, input_size=224, n_blocks=18, pretrained=True)
 OPEN = TransferSpec(data=DataSpec(source="photos"), backbone=BackboneSpec(name="MobileNetV2"))
@@ -47,6 +47,8 @@ RULES = [
     ({}, "views", 4),
     ({"median_side": 8}, "views", 1),
     ({"n_train": 127}, "batch_size", 16),
+    ({"n_train": 127}, "head_solver", "lbfgs"),
+    ({"n_train": 127}, "head.epochs", 1),
     ({"n_train": 48}, "batch_size", 16),
     ({"n_train": 47}, "batch_size", 8),
     ({"n_train": 128}, "batch_size", 32),
@@ -76,9 +78,39 @@ def test_texts() -> None:
     assert (plan.spec.augment, plan.spec.views) == ("none", 1)
     for phase in plan.spec.phases:
         assert (phase.optimizer, phase.weight_decay, phase.clipnorm) == ("adamw", 0.01, 1.0)
+    tune = plan.spec.phases[1]
+    assert (tune.unfreeze, tune.learning_rate) == ("last:6", 5e-5)
+    assert (plan.spec.restore, plan.spec.early_stop) == ("last", 0)
+    one = resolve(OPEN, dataclasses.replace(facts, n_blocks=1))
+    assert one.spec.phases[1].unfreeze == "last:1"
     longer = resolve(OPEN, dataclasses.replace(facts, tokens=(300, 900, 512)))
     assert longer.spec.backbone.max_length == 256
     assert {phase.optimizer for phase in resolve(OPEN, PHOTOS).spec.phases} == {"adam"}
+
+
+LINEAR_LATER = [
+    {"n_train": 128},
+    {"pretrained": False},
+    {"head": HeadSpec(hidden=(8,))},
+    {"mix": "mixup"},
+    {"phases": (Phase("head", 5, unfreeze="none"), Phase("tune"))},
+    {"phases": (Phase("head", None, "auto", unfreeze="none"), Phase("tune"))},
+    {"phases": (Phase("tune", unfreeze="all"),)},
+    {"head_solver": "gradient"},
+]
+
+
+@pytest.mark.parametrize("change", LINEAR_LATER)
+def test_few_examples_solve_a_linear_head_unless_something_speaks_against_it(
+    change: dict[str, Any],
+) -> None:
+    few = {"n_train": 60}
+    assert resolve(OPEN, dataclasses.replace(PHOTOS, **few)).spec.head_solver == "lbfgs"
+    facts = {k: v for k, v in change.items() if hasattr(PHOTOS, k)}
+    asked = {k: v for k, v in change.items() if k not in facts}
+    plan = resolve(dataclasses.replace(OPEN, **asked), dataclasses.replace(PHOTOS, **few | facts))
+    assert plan.spec.head_solver == "gradient"
+    assert "head_solver" not in chosen(plan)
 
 
 def test_without_stored_features_every_epoch_has_its_own_view() -> None:
@@ -104,6 +136,8 @@ def test_what_is_given_stays() -> None:
         batch_size=5,
         views=2,
         early_stop=0,
+        restore="last",
+        head_solver="gradient",
     )
     plan = resolve(given, PHOTOS)
     assert (plan.spec, plan.choices) == (given, ())

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tltf.spec import Phase, TransferSpec
+from tltf.spec import Phase, TransferSpec, not_convex
 
 _T = TypeVar("_T")
 
@@ -22,6 +22,10 @@ TUNED_SHARE = 0.4
 VIEWS = 4
 MAX_TOKENS = 256
 TEXT_DECAY, TEXT_CLIPNORM = 0.01, 1.0
+FEW = 128
+"""Below so many examples a linear head is solved: too few steps to reach its optimum otherwise."""
+NEW_RATES = {"sgd": 1e-2}
+PRETRAINED_RATES = {"sgd": 1e-3, "adamw": 5e-5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,8 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
     batch = decide("batch_size", *_batch_size(spec, facts))
     augment = decide("augment", *_augment(spec, facts))
     steps = math.ceil(facts.n_train / batch)
-    phases = tuple(_phase(phase, facts, steps, decide) for phase in spec.phases)
+    solver = decide("head_solver", *_head_solver(spec, facts))
+    phases = tuple(_phase(phase, facts, steps, decide, solver) for phase in spec.phases)
     resolved = dataclasses.replace(
         spec,
         backbone=dataclasses.replace(spec.backbone, image_size=size, max_length=length),
@@ -91,7 +96,9 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
         augment=augment,
         phases=phases,
         views=decide("views", *_views(spec, augment)),
-        early_stop=decide("early_stop", *_early_stop(spec, phases)),
+        early_stop=decide("early_stop", *_early_stop(spec, phases, facts)),
+        restore=decide("restore", *_restore(spec, facts)),
+        head_solver=solver,
     )
     return Plan(resolved, tuple(decide.choices))
 
@@ -169,14 +176,38 @@ def _views(spec: TransferSpec, augment: str) -> tuple[int, int | None, str]:
     )
 
 
-def _early_stop(spec: TransferSpec, phases: tuple[Phase, ...]) -> tuple[int, int | None, str]:
+def _early_stop(
+    spec: TransferSpec, phases: tuple[Phase, ...], facts: Facts
+) -> tuple[int, int | None, str]:
+    if facts.tokens is not None:
+        return 0, spec.early_stop, "a few epochs of a falling rate: the last ones are the best"
     longest = max((phase.epochs or 0) for phase in phases)
     patience = max(5, math.ceil(longest / 3))
     why = f"a phase ends after {patience} epochs without a lower validation loss"
     return patience, spec.early_stop, why
 
 
-def _phase(phase: Phase, facts: Facts, steps: int, decide: _Decisions) -> Phase:
+def _restore(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
+    if facts.tokens is None:
+        return "best", spec.restore or "best", ""
+    why = "accuracy of tuned transformers still rises when their validation loss does too"
+    return "last", spec.restore, why
+
+
+def _head_solver(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
+    """L-BFGS for few examples, unless something was said about how the head is trained."""
+    if spec.head_solver != "auto":
+        return spec.head_solver, spec.head_solver, ""
+    heads = [phase for phase in spec.phases if phase.unfreeze == "none"]
+    said = any(phase.epochs is not None or phase.learning_rate is not None for phase in heads)
+    fits = facts.pretrained and heads and not said and not not_convex(spec)
+    if facts.n_train >= FEW or not fits:
+        return "gradient", "gradient", ""
+    why = f"{facts.n_train} examples give too few steps to reach a linear head's optimum"
+    return "lbfgs", None, why
+
+
+def _phase(phase: Phase, facts: Facts, steps: int, decide: _Decisions, solver: str) -> Phase:
     """Rules for one phase: a phase that trains only the head, or one that tunes."""
     name = phase.name
     phase = _with_optimizer(phase, facts, decide)
@@ -187,6 +218,8 @@ def _phase(phase: Phase, facts: Facts, steps: int, decide: _Decisions) -> Phase:
     target, (least, most) = (HEAD_STEPS, HEAD_EPOCHS) if head else (TUNE_STEPS, TUNE_EPOCHS)
     epochs = min(most, max(least, math.ceil(target / steps)))
     why = f"{epochs * steps} steps of {steps} an epoch, aiming at {target}"
+    if head and solver == "lbfgs":
+        epochs, why = 1, "L-BFGS takes the head to its optimum at once"
     return dataclasses.replace(
         phase,
         epochs=decide(f"{name}.epochs", epochs, phase.epochs, why),
@@ -212,15 +245,18 @@ def _with_optimizer(phase: Phase, facts: Facts, decide: _Decisions) -> Phase:
 def _unfreeze(phase: Phase, facts: Facts) -> tuple[str, str | None, str]:
     if not facts.pretrained:
         return "all", phase.unfreeze, "nothing was learned yet that freezing would keep"
-    count = max(1, round(TUNED_SHARE * facts.n_blocks))
-    why = f"the upper {TUNED_SHARE:.0%} of {facts.n_blocks} blocks; lower ones are general"
+    if facts.tokens is not None and facts.n_blocks > 1:
+        count, why = facts.n_blocks - 1, "all layers above the embeddings, as BERT is tuned"
+    else:
+        count = max(1, round(TUNED_SHARE * facts.n_blocks))
+        why = f"the upper {TUNED_SHARE:.0%} of {facts.n_blocks} blocks; lower ones are general"
     return f"last:{count}", phase.unfreeze, why
 
 
 def usual_rate(optimizer: str | None, *, new: bool) -> float:
-    """The learning rate without measurement: of new layers, or a tenth for pretrained ones."""
-    rate = 1e-2 if optimizer == "sgd" else 1e-3
-    return rate if new else rate / 10
+    """The learning rate without measurement: of new layers, or of pretrained ones."""
+    rates, other = (NEW_RATES, 1e-3) if new else (PRETRAINED_RATES, 1e-4)
+    return rates.get(optimizer or "", other)
 
 
 def _learning_rate(
@@ -230,4 +266,4 @@ def _learning_rate(
     rate: float | str = usual_rate(phase.optimizer, new=new)
     if new:
         return rate, phase.learning_rate, f"new layers under {phase.optimizer}"
-    return rate, phase.learning_rate, "pretrained layers: a tenth, or they forget"
+    return rate, phase.learning_rate, "pretrained layers: slowly, or they forget"

@@ -31,7 +31,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 JITS = ("auto", "on", "off")
 BAD_FILES = ("error", "skip")
 RESTORES = ("best", "last")
-HEAD_SOLVERS = ("gradient", "lbfgs")
+HEAD_SOLVERS = ("auto", "gradient", "lbfgs")
 CACHE_DTYPES = ("float16", "bfloat16", "float32", "uint8")
 
 
@@ -193,14 +193,14 @@ class TransferSpec:
     backbone: BackboneSpec
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: two_phases())
-    head_solver: str = "gradient"
+    head_solver: str = "auto"
     augment: str | None = None
     mix: str = "none"
     batch_size: int | None = None
     class_weight: str = "none"
     label_smoothing: float = 0.0
     early_stop: int | None = None
-    restore: str = "best"
+    restore: str | None = None
     seed: int = 0
     precision: str = "auto"
     jit: str = "auto"
@@ -234,7 +234,8 @@ class TransferSpec:
             in_range("early_stop", self.early_stop, 0, 1_000_000)
         if self.views is not None:
             in_range("views", self.views, 0, 1_000_000)
-        one_of("restore", self.restore, RESTORES)
+        if self.restore is not None:
+            one_of("restore", self.restore, RESTORES)
         _check_head_solver(self)
         one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
         in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, high_open=True)
@@ -282,19 +283,25 @@ def two_phases() -> tuple[Phase, ...]:
 def _check_head_solver(spec: TransferSpec) -> None:
     """L-BFGS is for a linear head on features that do not change, with plain labels."""
     one_of("head_solver", spec.head_solver, HEAD_SOLVERS)
+    clashes = not_convex(spec)
+    if clashes and spec.head_solver == "lbfgs":
+        raise ArgumentError(
+            f"--{clashes[0]} with --head_solver=lbfgs, which solves a linear head on fixed"
+            " features",
+            where="--head_solver",
+            next_action=f"leave --{clashes[0]} out, or use --head_solver=gradient",
+        )
+
+
+def not_convex(spec: TransferSpec) -> list[str]:
+    """The given fields under which a head is no linear one on fixed features and plain labels."""
     given = {
         "hidden": bool(spec.head.hidden),
         "mix": spec.mix != "none",
         "label_smoothing": spec.label_smoothing > 0,
         "teacher": bool(spec.teacher),
     }
-    for name, clashes in given.items():
-        if clashes and spec.head_solver == "lbfgs":
-            raise ArgumentError(
-                f"--{name} with --head_solver=lbfgs, which solves a linear head on fixed features",
-                where="--head_solver",
-                next_action=f"leave --{name} out, or use --head_solver=gradient",
-            )
+    return [name for name, is_given in given.items() if is_given]
 
 
 def _read(kind: type[Any], values: object, where: str) -> Any:

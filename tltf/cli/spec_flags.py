@@ -88,7 +88,12 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
         default.early_stop,
         "Epochs without a lower val_loss that end a phase; 0: never.",
     )
-    add.choice("restore", default.restore, names.RESTORES, "Epoch whose weights a phase leaves.")
+    add.choice(
+        "restore",
+        default.restore,
+        names.RESTORES,
+        "Epoch whose weights a phase leaves; best for images and last for texts if left out.",
+    )
     add.whole("seed", default.seed, "Root of everything random.")
     add.choice("precision", default.precision, names.PRECISIONS, "Of the computation.")
     add.choice("jit", default.jit, names.JITS, "Compile by XLA.")
@@ -102,7 +107,8 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
         "head_solver",
         default.head_solver,
         names.HEAD_SOLVERS,
-        "Of a phase that trains only a linear head: lbfgs takes it to its optimum.",
+        "Of a phase that trains only a linear head: lbfgs takes it to its optimum; auto: where"
+        " examples are few.",
     )
     add.text("cache", default.cache, "Frozen features: auto, off, or a folder for them.")
     add.choice("cache_dtype", default.cache_dtype, names.CACHE_DTYPES, "Of stored features.")

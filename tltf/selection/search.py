@@ -72,13 +72,14 @@ def knobs(asked: TransferSpec, planned: TransferSpec, *, n_blocks: int) -> tuple
     """
     found = []
     for given, phase in zip(asked.phases, planned.phases, strict=True):
-        found += _of_phase(given, phase, n_blocks)
+        if planned.head_solver != "lbfgs" or phase.unfreeze != "none":
+            found += _of_phase(given, phase, n_blocks)
     head, usual = asked.head, type(asked.head)()
     options = {
         "hidden": ((), (256,)), "dropout": (0.0, 0.2, 0.5), "l2": (0.0, 1e-4, 1e-3),
     }  # fmt: skip
     for name, values in options.items():
-        if getattr(head, name) == getattr(usual, name) and asked.head_solver == "gradient":
+        if getattr(head, name) == getattr(usual, name) and planned.head_solver != "lbfgs":
             found.append(_one_of(name, getattr(planned.head, name), values))
     texts = planned.backbone.max_length is not None
     if asked.augment is None and not texts:

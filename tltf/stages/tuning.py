@@ -75,6 +75,8 @@ def run_search(
     for sentence in described(manifest):
         say(sentence)
     plan, model = planned_model(asked, manifest)
+    # Rates and epochs that a trial draws must not change how the plan trains the head.
+    asked = dataclasses.replace(asked, head_solver=plan.spec.head_solver)
     blocks = freezing.model_blocks(model)
     n_blocks = sum(any(layer.weights for layer in layers) for layers in blocks.values())
     knobs = search.knobs(asked, plan.spec, n_blocks=n_blocks)
