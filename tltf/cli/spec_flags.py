@@ -49,6 +49,11 @@ SOURCES = (
     "Folder of images or .txt files, CSV/TSV/JSON-lines table, lines that begin with their label,"
     " tfds:NAME or digits."
 )
+RESTORE = "Epoch whose weights a phase leaves; best for images and last for texts if left out."
+HEAD_SOLVER = (
+    "Of a phase that trains only a linear head: lbfgs takes it to its optimum; auto: where"
+    " examples are few."
+)
 BACKBONES = (
     "One of keras.applications, small_cnn, mlp, or file:RUN; for texts minilm, bert:FOLDER,"
     " hf:NAME or vectors:FILE."
@@ -88,12 +93,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
         default.early_stop,
         "Epochs without a lower val_loss that end a phase; 0: never.",
     )
-    add.choice(
-        "restore",
-        default.restore,
-        names.RESTORES,
-        "Epoch whose weights a phase leaves; best for images and last for texts if left out.",
-    )
+    add.choice("restore", default.restore, names.RESTORES, RESTORE)
     add.whole("seed", default.seed, "Root of everything random.")
     add.choice("precision", default.precision, names.PRECISIONS, "Of the computation.")
     add.choice("jit", default.jit, names.JITS, "Compile by XLA.")
@@ -103,13 +103,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
         "auto" if default.views is None else str(default.views),
         "Augmented views kept of each image, which epochs cycle through; 0: a new one every epoch.",
     )
-    add.choice(
-        "head_solver",
-        default.head_solver,
-        names.HEAD_SOLVERS,
-        "Of a phase that trains only a linear head: lbfgs takes it to its optimum; auto: where"
-        " examples are few.",
-    )
+    add.choice("head_solver", default.head_solver, names.HEAD_SOLVERS, HEAD_SOLVER)
     add.text("cache", default.cache, "Frozen features: auto, off, or a folder for them.")
     add.choice("cache_dtype", default.cache_dtype, names.CACHE_DTYPES, "Of stored features.")
     add.flag("baselines", default.baselines, "Compare with the majority class and a linear probe.")
