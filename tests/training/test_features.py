@@ -14,6 +14,7 @@ import tltf
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
 from tltf.errors import ArgumentError
+from tltf.models.classifier import feature_model
 from tltf.models.initial import seeded_initializers
 from tltf.training import boundary, features, freezing
 from tltf.training.caching import Cache
@@ -124,6 +125,18 @@ def test_a_second_run_computes_nothing(records: list[Record], tmp_path: Path) ->
         progress=False,
     )
     assert any("0 rows computed" in sentence for sentence in said), said
+
+
+def test_features_of_training_examples_are_those_that_were_stored(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, _ = trained(records, tmp_path, augment="light", views=2)
+    monkeypatch.setattr(features, "extract", None)  # nothing is left to compute
+    found = fit.stored.pooled_as_trained(records[:5])
+    view = batches(records[:5], augment="light").view_dataset(0)
+    images = np.concatenate([x for x, _, _ in view])
+    wanted = feature_model(fit.stored.model)(images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_peoples_callbacks_see_the_whole_model(records: list[Record], tmp_path: Path) -> None:

@@ -269,7 +269,9 @@ def _references(result: Trained, fit: FitResult, manifest: Manifest) -> Referenc
     """Evenly chosen training records, enough for a covariance and to look for neighbours."""
     train = manifest.split("train")
     records = train[:: max(1, len(train) // MOST_REFERENCES)][:MOST_REFERENCES]
-    found = pooled_features(result, fit, result.batches(records))
+    found = fit.stored.pooled_as_trained(records) if fit.stored else None
+    if found is None:
+        found = result.features(result.batches(records))
     return References(records=records, features=found)
 
 

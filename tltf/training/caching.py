@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from tltf.data.batches import Batches
+from tltf.data.manifest import Record
 from tltf.data.reading import reading
 from tltf.errors import StorageError
 from tltf.models.classifier import backbone_of
@@ -26,6 +28,7 @@ from tltf.training.features import FeatureData, FeatureEpochs, megabytes
 from tltf.training.featurestore import FeatureStore, free_bytes
 
 Say = Callable[[str], None]
+Part = Callable[[Any], Sequence[Any]]
 Job = tuple[Batches, int | None]
 """One pass over examples: of an augmented view, or unchanged (None)."""
 
@@ -122,30 +125,36 @@ class PhaseCache:
         The prefix of the last phase is frozen through its whole training, so what a later run
         with another head asks for is there. None when features are not kept.
         """
-        found = self._last_rows(data)
+        found = self._at_last_cut(data, view=None)
         return None if found is None else _answered(found[0].tail, found[1])
 
     def pooled(self, data: Batches) -> np.ndarray | None:
         """As :meth:`logits`, the pooled features ``[n, D]`` of the model as it is now."""
-        found = self._last_rows(data)
-        if found is None:
-            return None
-        cut, rows = found
-        if cut.pooled:
-            return np.concatenate([np.asarray(x[0]) for x, _, _ in rows])
-        return _answered(boundaries.pooled_above(self.model, cut), rows)
+        return _pooled(self._at_last_cut(data, view=None))
 
-    def _last_rows(self, data: Batches) -> tuple[Boundary, Any] | None:
-        """The last phase's boundary, and the unchanged examples as they cross it."""
-        last = next((p for p in reversed(self.plan) if p.epochs and p.unfreeze), None)
-        if last is None or not self._using:
-            return None
+    def pooled_as_trained(self, records: Sequence[Record]) -> np.ndarray | None:
+        """As :meth:`pooled`, of training examples in the first view that was trained on.
+
+        Those rows are there already, so no example crosses the network once more.
+        """
+        return _pooled(self._at_last_cut(self.train.with_records(records), view=0))
+
+    @functools.cached_property
+    def _last(self) -> _LastCut | None:
+        """Of the last phase, asked for when it has ended; None where nothing is frozen."""
+        last = next(p for p in reversed(self.plan) if p.epochs and p.unfreeze)
         freezing.set_trainable(self.model, str(last.unfreeze), batch_norm=last.batch_norm)
         cut = boundaries.split(self.model)
-        stores = self._stores(cut, "the answers", [(data, None)]) if cut else None
-        if cut is None or stores is None:
+        return None if cut is None else _LastCut(self.model, cut)
+
+    def _at_last_cut(self, data: Batches, *, view: int | None) -> tuple[_LastCut, Any] | None:
+        """The last phase's boundary, and the examples as they cross it."""
+        last = self._last if self._using else None
+        stores = self._stores(last.cut, "the answers", [(data, view)]) if last else None
+        if last is None or stores is None:
             return None
-        return cut, features.eval_features(data, stores[EXACT], shapes=cut.shapes)
+        store = stores[self._dtype(view)]
+        return last, features.eval_features(data, store, shapes=last.cut.shapes, view=view)
 
     def _off(self, name: str, why: str) -> None:
         self.cache.say(f"cache: off for {name}: {why}")
@@ -223,10 +232,35 @@ class PhaseCache:
         return EXACT if view is None else self.cache.dtype
 
 
-def _answered(part: keras.Model, rows: Any) -> np.ndarray:
+class _LastCut:
+    """The parts of a trained model above the boundary of its last phase, each traced once."""
+
+    def __init__(self, model: keras.Model, cut: Boundary) -> None:
+        self._model, self.cut = model, cut
+
+    @functools.cached_property
+    def tail(self) -> Part:
+        """From what crosses to logits."""
+        return features.compiled(self.cut.tail)
+
+    @functools.cached_property
+    def pooled_above(self) -> Part:
+        """From what crosses to pooled features."""
+        return features.compiled(boundaries.pooled_above(self._model, self.cut))
+
+
+def _pooled(found: tuple[_LastCut, Any] | None) -> np.ndarray | None:
+    if found is None:
+        return None
+    last, rows = found
+    if last.cut.pooled:
+        return np.concatenate([np.asarray(x[0]) for x, _, _ in rows])
+    return _answered(last.pooled_above, rows)
+
+
+def _answered(part: Part, rows: Any) -> np.ndarray:
     """float32 ``[n, ...]``: a part of the model on what crosses into it."""
-    answer = features.compiled(part)
-    return np.concatenate([np.asarray(answer(list(x))[0]) for x, _, _ in rows])
+    return np.concatenate([np.asarray(part(list(x))[0]) for x, _, _ in rows])
 
 
 def _missing(stores: dict[str, FeatureStore], jobs: Sequence[Job], dtype: str) -> dict[str, int]:

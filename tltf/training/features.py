@@ -93,10 +93,18 @@ class FeatureEpochs:
 
 
 def eval_features(
-    batches: Batches, store: FeatureStore, *, shapes: Shapes | None = None
+    batches: Batches,
+    store: FeatureStore,
+    *,
+    shapes: Shapes | None = None,
+    view: int | None = None,
 ) -> tf.data.Dataset:
-    """Stored rows of unchanged examples, as :meth:`Batches.eval_dataset`."""
-    stored = store.rows(plain_keys(batches))
+    """Stored rows in the order of the records, as :meth:`Batches.eval_dataset`.
+
+    Args:
+      view: of an augmented view instead of the unchanged examples.
+    """
+    stored = store.rows(job_keys(batches, view))
     targets, weights = batches.targets(), batches.record_weights()
     shapes = shapes or store.shapes
 
