@@ -42,7 +42,10 @@ def build() -> keras.Model:
     return tiny.backbone()
 
 
-def test_a_probe_is_made_once_and_remembered(tmp_path: Path) -> None:
+def test_a_probe_is_made_once_and_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "SHORT", 0.0)
     images = tf.random.stateless_uniform((4, tiny.SIDE, tiny.SIDE, 3), (0, 1), 0.0, 255.0)
     made = []
 
@@ -77,6 +80,13 @@ def test_bfloat16_only_where_faster_and_alike(
     monkeypatch.setattr(probing, "least_cosine", lambda *_: cosine)
     images = tf.zeros((1, tiny.SIDE, tiny.SIDE, 3))
     assert probing.probed_precision(build, images, what={}, remembered=None).value == value
+
+
+def test_a_pass_too_short_to_time_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "_seconds", lambda *_: probing.SHORT / 2)
+    images = tf.zeros((1, tiny.SIDE, tiny.SIDE, 3))
+    found = probing.probed_precision(build, images, what={}, remembered=None)
+    assert (found.value, "nothing to gain" in found.reason) == ("float32", True)
 
 
 def test_the_cosine_is_of_the_least_alike_example() -> None:

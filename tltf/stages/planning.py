@@ -27,7 +27,6 @@ from tltf.training import environment, probing
 from tltf.transfer import anchors
 
 PROBES = "probes.json"
-PROBE_BATCH = 32
 
 
 def committed(plan: recipes.Plan, run: RunDir) -> recipes.Plan:
@@ -83,16 +82,21 @@ def _precision(spec: TransferSpec, manifest: Manifest) -> recipes.Choice:
     def build() -> Backbone:
         return pretrained_backbone(spec, manifest)
 
-    size = spec.backbone.image_size or build().input_shape[1]
-    batch = train[: spec.batch_size or PROBE_BATCH]
+    size = spec.backbone.image_size or _usual_side(spec) or build().input_shape[1]
+    batch = train[: probing.IMAGES]
     images = tf.stack([load_image(str(record.path), size) for record in batch])
-    what = {"backbone": spec.backbone.name, "weights": spec.backbone.weights, "size": size,
-            "batch": len(batch)}  # fmt: skip
+    what = {"backbone": spec.backbone.name, "weights": spec.backbone.weights, "size": size}
     try:
         remembered = cache_folder() / PROBES
     except OutputError:
         remembered = None
     return probing.probed_precision(build, images, what=what, remembered=remembered)
+
+
+def _usual_side(spec: TransferSpec) -> int | None:
+    """The side in pixels that the published weights were trained at, without building anything."""
+    entry = catalog.lookup(spec.backbone.name).entry
+    return entry.size if entry is not None and spec.backbone.weights != "none" else None
 
 
 def pretrained_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
