@@ -8,7 +8,7 @@ from typing import NoReturn
 from absl import flags
 
 from tltf.cli import run_flags, spec_flags
-from tltf.cli.app import Program, Run, execute
+from tltf.cli.app import Program, Run, execute, leave
 from tltf.spec import TransferSpec
 
 
@@ -37,4 +37,4 @@ def program(name: str, about: str | None, default: TransferSpec, run: Run) -> Pr
 
 def main(program: Program) -> NoReturn:
     """Ends the process with the exit code of DESIGN 5: 0 for ``--help``, 64 for a wrong flag."""
-    sys.exit(execute(program, sys.argv[1:]))
+    leave(execute(program, sys.argv[1:]))

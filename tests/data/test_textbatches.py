@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tltf.data import textbatches
 from tltf.data.manifest import Record
 from tltf.data.textbatches import STEP, TextBatches, token_counts
 from tltf.data.wordpiece import SPECIAL, WordPiece
@@ -66,6 +67,21 @@ def test_batches_are_as_long_as_their_longest_text() -> None:
     assert padded < 1.25 * data.lengths.sum() + 800 * STEP / 2
     assert data.truncated == sum(len(r.text.split()) + 2 > 32 for r in data.records)
     assert data.batch_length(np.arange(3)) >= data.lengths[:3].max()
+
+
+def test_other_records_are_encoded_only_if_they_were_not_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = batches(max_length=16)
+    some = [data.records[i] for i in (30, 4, 4, 100)]
+    fresh = TextBatches(some, tokenizer=TOKENIZER, classes=("x", "y"), max_length=16, batch_size=8,
+                        task="single_label")  # fmt: skip
+    monkeypatch.setattr(textbatches, "encode", None)
+    again = data.with_records(some)
+    assert seen(again.eval_dataset()) == seen(fresh.eval_dataset())
+    assert again.truncated == fresh.truncated > 0
+    with pytest.raises(TypeError):
+        data.with_records([Record(id="new", label="x", text="h")])
 
 
 def test_class_weights_reach_the_training_only() -> None:

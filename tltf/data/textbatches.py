@@ -6,7 +6,10 @@ batches, then the batches are shuffled: short texts cost little, and the order s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +36,7 @@ class TextBatches(Batches):
       tokenizer: of the backbone.
       max_length: tokens of a text, [CLS] and [SEP] included; ``truncated`` counts the longer.
       classes, task, batch_size, seed, class_weights, soft_targets: as for :class:`Batches`.
+      encoded: of the records' texts, where they were encoded before.
     """
 
     def __init__(
@@ -47,8 +51,10 @@ class TextBatches(Batches):
         seed: int = 0,
         class_weights: Mapping[str, float] | None = None,
         soft_targets: np.ndarray | None = None,
+        encoded: EncodedTexts | None = None,
     ) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
+        self._encoded = encoded
         super().__init__(
             records,
             classes=classes,
@@ -95,9 +101,13 @@ class TextBatches(Batches):
         return self.eval_dataset()
 
     def with_records(self, records: Sequence[Record]) -> TextBatches:
-        """The same settings for other records."""
+        """The same settings for other records; what was encoded here is not encoded again."""
+        place = {record.text: i for i, record in enumerate(self.records)}
+        known = [place[record.text] for record in records if record.text in place]
+        encoded = self._encoded
         return TextBatches(
             records,
+            encoded=encoded.rows(known) if encoded and len(known) == len(records) else None,
             tokenizer=self.tokenizer,
             max_length=self.max_length,
             classes=self.classes,
@@ -145,10 +155,11 @@ class TextBatches(Batches):
         without = [record.id for record in self.records if record.text is None]
         if without:
             raise DataError(f"records without a text: {named_list(without)}", where="data")
-        encoded = encode(
-            self.tokenizer, [r.text or "" for r in self.records], max_length=self.max_length
-        )
-        self._ids, self.truncated = encoded
+        if self._encoded is None:
+            texts = [r.text or "" for r in self.records]
+            self._encoded = encode(self.tokenizer, texts, max_length=self.max_length)
+        self._ids = self._encoded.ids
+        self.truncated = int(self._encoded.cut.sum())
         self.lengths = self._ids.row_lengths().numpy()
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -165,27 +176,42 @@ class TextBatches(Batches):
         return np.concatenate([*random.permutation(batches), near[whole:]])
 
 
-def encode(
-    tokenizer: WordPiece, texts: Sequence[str], *, max_length: int
-) -> tuple[tf.RaggedTensor, int]:
-    """Ids of many texts, ragged int32 ``[n, (tokens)]``, and how many texts were cut."""
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Ids of many texts, ragged int32 ``[n, (tokens)]``, and which texts were cut, bool ``[n]``."""
+
+    ids: tf.RaggedTensor
+    cut: np.ndarray
+
+    def rows(self, chosen: Sequence[int]) -> EncodedTexts:
+        """Of the texts ``chosen``, in that order."""
+        return EncodedTexts(tf.gather(self.ids, chosen), self.cut[list(chosen)])
+
+
+def encode(tokenizer: WordPiece, texts: Sequence[str], *, max_length: int) -> EncodedTexts:
+    """Ids of many texts, each of at most ``max_length`` tokens."""
+    some = _encoder(tokenizer, max_length)
+    values, lengths, cut = [], [], []
+    for start in range(0, len(texts), ENCODED_AT_ONCE):
+        part = [t.encode("utf-8", "replace") for t in texts[start : start + ENCODED_AT_ONCE]]
+        for found, kept in zip(some(tf.constant(part)), (values, lengths, cut), strict=True):
+            kept.append(found.numpy())
+    ids = tf.RaggedTensor.from_row_lengths(
+        tf.constant(np.concatenate(values)), tf.constant(np.concatenate(lengths))
+    )
+    return EncodedTexts(ids, np.concatenate(cut))
+
+
+@functools.lru_cache(maxsize=8)
+def _encoder(tokenizer: WordPiece, max_length: int) -> Callable[[tf.Tensor], tuple[Any, Any, Any]]:
+    """Traced once for all texts of a run: tracing takes as long as encoding thousands of them."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def some(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         found = tokenizer.encode(part, max_length=max_length)
         return found.ids.flat_values, found.ids.row_lengths(), found.truncated
 
-    values, lengths, truncated = [], [], 0
-    for start in range(0, len(texts), ENCODED_AT_ONCE):
-        part = [t.encode("utf-8", "replace") for t in texts[start : start + ENCODED_AT_ONCE]]
-        flat, rows, cut = some(tf.constant(part))
-        values.append(flat.numpy())
-        lengths.append(rows.numpy())
-        truncated += int(np.sum(cut.numpy()))
-    ids = tf.RaggedTensor.from_row_lengths(
-        tf.constant(np.concatenate(values)), tf.constant(np.concatenate(lengths))
-    )
-    return ids, truncated
+    return some
 
 
 def rounded(length: int, most: int) -> int:
@@ -199,4 +225,4 @@ def rounded(length: int, most: int) -> int:
 
 def token_counts(tokenizer: WordPiece, texts: Sequence[str], *, most: int) -> np.ndarray:
     """int64 ``[n]``: tokens of each text, [CLS] and [SEP] included, ``most`` for longer ones."""
-    return encode(tokenizer, texts, max_length=most)[0].row_lengths().numpy()
+    return encode(tokenizer, texts, max_length=most).ids.row_lengths().numpy()
