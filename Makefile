@@ -16,12 +16,13 @@ TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py re
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
-.PHONY: help demo test test-all check bench bench-transfer bench-hf bench-choosing views test-tools faults fuzz soak clean
+.PHONY: help demo test test-failed test-all check bench bench-transfer bench-hf bench-choosing views test-tools faults fuzz soak clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo      the whole story offline, in two to three minutes after installation'
 	@echo 'make test      the offline suite; TLTF_TEST_DATA=FOLDER adds the tests on real data'
+	@echo 'make test-failed  what failed in the last run, one after the other'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make check     format, lint, types, then make test'
 	@echo 'make bench     side-by-side measurements'
@@ -40,6 +41,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(TEST) -m 'not slow'
+
+test-failed: $(VENV)/.installed-test
+	$(RUN) -m pytest -m 'not slow' -rA --last-failed --last-failed-no-failures=none
 
 test-all: $(VENV)/.installed-test
 	$(TEST)
