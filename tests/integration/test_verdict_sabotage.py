@@ -14,6 +14,8 @@ import pytest
 from commands import tltf
 from pictures import digit_pngs, write_digit_folder
 
+from experiments import digit_folders
+
 pytestmark = pytest.mark.slow
 
 DIGITS: dict[str, Any] = {
@@ -55,6 +57,29 @@ def test_shuffled_labels_have_no_detectable_difference(source: Path, tmp_path: P
     found = verdict_of(tmp_path / "run")
     assert found["kind"] == "no_difference"
     assert found["sentence"].startswith("no detectable difference")
+
+
+def test_digits_of_another_hand_help_where_labels_are_few(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """MNIST to USPS, four labels a class: the one case here in which transfer has to help."""
+    npz = shared_data / "images/digits_mnist_usps/public.npz"
+    mnist, usps = digit_folders.write(npz, tmp_path)
+    done = tltf("pretrain", data=mnist, workdir=tmp_path / "mnist", scratch_epochs=4,
+                image_size=16, export="none")  # fmt: skip
+    assert done.code == 0, done.err
+    lines = ["path,label,split"]
+    for digit in range(10):
+        files = sorted((usps / str(digit)).iterdir())[:31]
+        splits = ["train"] * 4 + ["val"] * 3 + ["test"] * 24
+        lines += [f"{file},{digit},{split}" for file, split in zip(files, splits, strict=True)]
+    (tmp_path / "usps.csv").write_text("\n".join(lines) + "\n")
+    done = tltf("train", data=tmp_path / "usps.csv", backbone=f"file:{tmp_path / 'mnist'}",
+                workdir=tmp_path / "run", **DIGITS | {"image_size": 16})  # fmt: skip
+    assert done.code == 0, done.err
+    found = verdict_of(tmp_path / "run")
+    assert found["kind"] == "helps"
+    assert found["sentence"].startswith("transfer helps by")
 
 
 def test_permuted_weights_do_not_help(keras_home: Path, shared_data: Path, tmp_path: Path) -> None:
