@@ -83,7 +83,7 @@ def test_one_line_for_each_epoch_without_a_terminal() -> None:
     lines = shown(io.StringIO()).splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("head 1/2  loss 0.5000  val_loss 0.2500")
-    assert "images/s" in lines[1]
+    assert "examples/s" in lines[1]
 
 
 def test_a_bar_with_rate_and_time_left_on_a_terminal() -> None:

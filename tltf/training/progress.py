@@ -31,7 +31,7 @@ class Progress(keras.callbacks.Callback):
         epochs: int,
         steps: int,
         batch_size: int,
-        unit: str = "images",
+        unit: str = "examples",
         stream: TextIO | None = None,
     ) -> None:
         super().__init__()
