@@ -65,17 +65,18 @@ def test_digits_of_another_hand_help_where_labels_are_few(
     """MNIST to USPS, four labels a class: the one case here in which transfer has to help."""
     npz = shared_data / "images/digits_mnist_usps/public.npz"
     mnist, usps = digit_folders.write(npz, tmp_path)
-    done = tltf("pretrain", data=mnist, workdir=tmp_path / "mnist", scratch_epochs=4,
+    done = tltf("pretrain", data=mnist, workdir=tmp_path / "mnist", scratch_epochs=12,
                 image_size=16, export="none")  # fmt: skip
     assert done.code == 0, done.err
     lines = ["path,label,split"]
     for digit in range(10):
-        files = sorted((usps / str(digit)).iterdir())[:31]
-        splits = ["train"] * 4 + ["val"] * 3 + ["test"] * 24
+        files = sorted((usps / str(digit)).iterdir())[:79]
+        splits = ["train"] * 4 + ["val"] * 3 + ["test"] * 72
         lines += [f"{file},{digit},{split}" for file, split in zip(files, splits, strict=True)]
     (tmp_path / "usps.csv").write_text("\n".join(lines) + "\n")
     done = tltf("train", data=tmp_path / "usps.csv", backbone=f"file:{tmp_path / 'mnist'}",
-                workdir=tmp_path / "run", **DIGITS | {"image_size": 16})  # fmt: skip
+                workdir=tmp_path / "run", image_size=16, tune_epochs=20, augment="none",
+                export="none", early_stop=0, restore="last")  # fmt: skip
     assert done.code == 0, done.err
     found = verdict_of(tmp_path / "run")
     assert found["kind"] == "helps"
