@@ -1,4 +1,9 @@
-"""Two logical CPU devices against one: run in a process of its own, prints the differences."""
+"""The same training on several devices or processes, for a comparison with a single device.
+
+``devices.py KIND BATCH_NORM PLACE REFERENCE``, run in a process of its own, or in one for each
+worker of TF_CONFIG. PLACE ``none`` writes what a single device gives to REFERENCE; ``mirrored``
+(two logical CPU devices) and ``multiworker`` print how far they are from it.
+"""
 
 from __future__ import annotations
 
@@ -41,44 +46,61 @@ def _without_dropout() -> Path:
     return folder
 
 
-def main(kind: str, batch_norm: str) -> None:
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(REPLICAS)]
-    tf.config.set_logical_device_configuration(cpu, parts)
+def trained(kind: str, batch_norm: str, place: str) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The history of both phases, and every variable at the end."""
     import tltf
     from tltf.models.initial import seeded_initializers
     from tltf.training.strategies import distribution
 
-    found = {}
-    for name in ("none", "mirrored"):
-        keras.utils.set_random_seed(0)
-        placed = distribution(name)
-        with placed.scope(), seeded_initializers(1):
-            model, side = network(kind)
-        random = np.random.default_rng(0)
-        top = 1.0 if kind == "tiny" else 255.0
-        x = (random.integers(1, 19, (21, 12)).astype("int32") if not side
-             else random.uniform(0, top, (21, side, side, 3)).astype("float32"))  # fmt: skip
-        y = np.eye(2, dtype="float32")[random.integers(0, 2, 21)]
-        weight = random.uniform(0.5, 2, 21).astype("float32")
-        data = tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(8)  # the last has 5
-        plan = [
-            tltf.Phase("head", 2, 1e-2, unfreeze="none"),
-            tltf.Phase("tune", 2, 1e-3, unfreeze="last:1", batch_norm=batch_norm,
-                       optimizer="adamw", weight_decay=0.01, clipnorm=0.1),
-        ]  # fmt: skip
-        result = tltf.fit_phases(model, plan, data, validation=data, progress=False,
-                                 distribution=placed)  # fmt: skip
-        values = [np.asarray(v.numpy()) for v in model.variables]
-        found[name] = (result.history, values)
-    (one, weights), (two, others) = found["none"], found["mirrored"]
+    placed = distribution(place)
+    keras.utils.set_random_seed(0)
+    with placed.scope(), seeded_initializers(1):
+        model, side = network(kind)
+    random = np.random.default_rng(0)
+    top = 1.0 if kind == "tiny" else 255.0
+    x = (random.integers(1, 19, (21, 12)).astype("int32") if not side
+         else random.uniform(0, top, (21, side, side, 3)).astype("float32"))  # fmt: skip
+    y = np.eye(2, dtype="float32")[random.integers(0, 2, 21)]
+    weight = random.uniform(0.5, 2, 21).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(8)  # the last has 5
+    plan = [
+        tltf.Phase("head", 2, 1e-2, unfreeze="none"),
+        tltf.Phase("tune", 2, 1e-3, unfreeze="last:1", batch_norm=batch_norm,
+                   optimizer="adamw", weight_decay=0.01, clipnorm=0.1),
+    ]  # fmt: skip
+    result = tltf.fit_phases(model, plan, data, validation=data, progress=False,
+                             distribution=placed)  # fmt: skip
+    return list(result.history), [np.asarray(v.numpy()) for v in model.variables]
+
+
+def differences(
+    reference: Path, history: list[dict[str, Any]], weights: list[Any]
+) -> dict[str, float]:
+    """The largest of any loss or metric, and of any variable against the largest entry of it."""
+    one = json.loads(reference.with_suffix(".json").read_text())
+    with np.load(reference.with_suffix(".npz")) as file:
+        before = [file[f"arr_{i}"] for i in range(len(file.files))]
     keys = [k for k in one[0] if k not in ("phase", "epoch", "epoch_seconds")]
-    losses = max(abs(a[k] - b[k]) for a, b in zip(one, two, strict=True) for k in keys)
+    metrics = max(abs(a[k] - b[k]) for a, b in zip(one, history, strict=True) for k in keys)
     apart = max(
         float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
-        for a, b in zip(weights, others, strict=True) if a.size and a.dtype.kind == "f"
+        for a, b in zip(before, weights, strict=True) if a.size and a.dtype.kind == "f"
     )  # fmt: skip
-    print(json.dumps({"metrics": losses, "weights": apart, "history": two}))
+    return {"metrics": metrics, "weights": apart}
+
+
+def main(kind: str, batch_norm: str, place: str, reference: str) -> None:
+    if place == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration() for _ in range(REPLICAS)]
+        tf.config.set_logical_device_configuration(cpu, parts)
+    history, weights = trained(kind, batch_norm, place)
+    file = Path(reference)
+    if place == "none":
+        file.with_suffix(".json").write_text(json.dumps(history))
+        np.savez(file.with_suffix(".npz"), *weights)
+    else:
+        print(json.dumps(differences(file, history, weights)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Two devices give the losses, metrics and weights of one: both phases, an uneven last batch."""
+"""Two devices, and two or four processes, give the losses, metrics and weights of one: both phases,
+an uneven last batch.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +18,7 @@ import pytest
 from commands import tltf
 from pictures import write_digit_folder
 
+from tltf.cli import launch
 from tltf.errors import ArgumentError
 from tltf.trained import load
 from tltf.training.strategies import Distribution, distribution
@@ -20,29 +26,83 @@ from tltf.training.strategies import Distribution, distribution
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(
-    ("kind", "batch_norm", "close"),
-    [
-        ("tiny", "frozen", 1e-6),
-        # Keras' synchronised BatchNorm takes E[x^2] - E[x]^2, one device the mean of squares
-        pytest.param("tiny", "adapt", 5e-5, marks=pytest.mark.slow),
-        pytest.param("bert", "frozen", 1e-6, marks=pytest.mark.slow),
-        pytest.param("MobileNetV2", "frozen", 1e-6, marks=pytest.mark.slow),
-        pytest.param("MobileNetV2", "adapt", 1e-6, marks=pytest.mark.slow),
-    ],
-)
-def test_two_devices_are_one(kind: str, batch_norm: str, close: float) -> None:
+KINDS = [
+    ("tiny", "frozen", 1e-6),
+    # Keras' synchronised BatchNorm takes E[x^2] - E[x]^2, one device the mean of squares
+    pytest.param("tiny", "adapt", 5e-5, marks=pytest.mark.slow),
+    pytest.param("bert", "frozen", 1e-6, marks=pytest.mark.slow),
+    pytest.param("MobileNetV2", "frozen", 1e-6, marks=pytest.mark.slow),
+    pytest.param("MobileNetV2", "adapt", 1e-6, marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """What a single device gives, computed once."""
+    folder = tmp_path_factory.mktemp("one")
+
+    @functools.cache
+    def reference(kind: str, batch_norm: str) -> Path:
+        file = folder / f"{kind}-{batch_norm}"
+        [(code, _, err)] = run_all([(kind, batch_norm, "none", file)], [None])
+        assert code == 0, err
+        return file
+
+    return reference
+
+
+def run_all(
+    arguments: list[tuple[object, ...]], configs: list[str | None]
+) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of ``devices.py`` in one process for each TF_CONFIG."""
     paths = [str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, TESTS / "strategies/devices.py", kind, batch_norm],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(kind, batch_norm, found["metrics"], found["weights"])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, TESTS / "strategies/devices.py", *map(str, given)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths),
+                 **({"TF_CONFIG": config} if config else {})},
+        )
+        for given, config in zip(arguments, configs, strict=True)
+    ]  # fmt: skip
+    with ThreadPoolExecutor(len(processes)) as pool:
+        said = list(pool.map(lambda process: process.communicate(timeout=500), processes))
+    return [(p.returncode, out, err) for p, (out, err) in zip(processes, said, strict=True)]
+
+
+def check_close(out: str, what: str, close: float) -> None:
+    found = json.loads(out.splitlines()[-1])
+    print(what, found["metrics"], found["weights"])
     assert found["metrics"] <= 1e-6
     assert found["weights"] <= close
+
+
+@pytest.mark.parametrize(("kind", "batch_norm", "close"), KINDS)
+def test_two_devices_are_one(
+    kind: str, batch_norm: str, close: float, one_device: Callable[[str, str], Path]
+) -> None:
+    reference = one_device(kind, batch_norm)
+    [(code, out, err)] = run_all([(kind, batch_norm, "mirrored", reference)], [None])
+    assert code == 0, err
+    check_close(out, f"{kind} {batch_norm}, 2 devices", close)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize(("kind", "batch_norm", "close"), KINDS[2:])
+def test_several_processes_are_one(
+    workers: int, kind: str, batch_norm: str, close: float, one_device: Callable[[str, str], Path]
+) -> None:
+    reference = one_device(kind, batch_norm)
+    addresses = launch._free_addresses(workers)
+    configs: list[str | None] = [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})
+        for i in range(workers)
+    ]
+    ended = run_all([(kind, batch_norm, "multiworker", reference)] * workers, configs)
+    assert [code for code, _, _ in ended] == [0] * workers, ended
+    for _, out, _ in ended:
+        check_close(out, f"{kind} {batch_norm}, {workers} processes", close)
 
 
 def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

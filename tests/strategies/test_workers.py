@@ -95,18 +95,19 @@ def test_killed_at_random_and_started_again(flags: list[str], tmp_path: Path) ->
     whole = tmp_path / "whole"
     done = launched(flags, whole, 2)
     assert done.returncode == 0, done.stderr
-    draw, run, hits = random.Random(0), tmp_path / "run", 0
-    for _ in range(40):
+    draw, run, hits = random.Random(0), tmp_path / "run", []
+    for start in range(40):
         processes = launch.started(["train", *flags, f"--workdir={run}", "--strategy=multiworker"],
                                    workers=2)  # fmt: skip
         victim, step = draw.randrange(2), draw.randrange(1, 7)
         before = newest(run)
         while all(p.poll() is None for p in processes) and newest(run) < before + 3 * step:
             time.sleep(0.02)
+        time.sleep(draw.uniform(0, 0.1))  # not always right behind a state
         if all(p.poll() is None for p in processes):
             processes[victim].send_signal(signal.SIGKILL)
-            hits += 1
             codes = launch.ended(processes)
+            hits.append((victim, newest(run), codes[1 - victim]))
             assert codes[victim] == -signal.SIGKILL
             assert codes[1 - victim] in (74, 75), codes
             if victim == 1:  # worker 0 holds the folder and says why it ended
@@ -114,11 +115,12 @@ def test_killed_at_random_and_started_again(flags: list[str], tmp_path: Path) ->
                 assert "worker 1 ended or cannot be reached" in error["what"]
         else:
             assert launch.ended(processes) == [0, 0]
-            check_equal(whole, run, close=1e-7)
-            if hits >= 10:
+            check_equal(whole, run, close=0)
+            print(run.name, "ended; killed worker, step of the state left, exit code:", hits)
+            if len(hits) >= 10:
                 return
-            run = tmp_path / f"run-{hits}"
-    pytest.fail(f"{hits} kills in 40 starts")
+            run = tmp_path / f"run-{start}"
+    pytest.fail(f"{len(hits)} kills in 40 starts")
 
 
 def newest(run: Path) -> int:
