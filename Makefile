@@ -16,7 +16,7 @@ TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py re
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
 
-.PHONY: help demo test test-failed test-all check bench bench-transfer bench-hf bench-choosing views test-tools faults fuzz soak clean
+.PHONY: help demo test test-failed test-all check beam bench bench-transfer bench-hf bench-choosing views test-tools faults fuzz soak clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test-failed  what failed in the last run, one after the other'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make check     format, lint, types, then make test'
+	@echo 'make beam      features of 20,000 images by two processes of Apache Beam, killed once'
 	@echo 'make bench     side-by-side measurements'
 	@echo 'make bench-transfer  transfer methods against the source alone'
 	@echo 'make bench-choosing  do rankings, sweeps and searches choose well'
@@ -61,6 +62,13 @@ bench-hf: $(VENV)/.installed-test
 	@$(HF)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers \
 		|| echo 'torch and transformers cannot be installed here'
 	$(RUN) -m experiments.benchmarks.hf --python=$(HF)/bin/python
+
+# Apache Beam takes an older protobuf: an environment of its own, outside the project.
+BEAM := $(or $(TMPDIR),/tmp)/tltf-beam
+beam:
+	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[beam,test]'
+	$(BEAM)/bin/python -m pytest -s -m '' tests/stages/test_bulk.py -k beam
 
 bench: $(VENV)/.installed
 	$(RUN) -m experiments.benchmarks.run

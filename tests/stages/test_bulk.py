@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import tensorflow as tf
 from commands import tltf
 from pictures import write_digit_folder
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from tltf.stages import bulk
 from tltf.stages.bulk import EMBED, Job, Worker
@@ -159,33 +162,73 @@ def test_what_it_refuses(source: Path, digits: Path, tmp_path: Path) -> None:
         assert words in done.last_line
 
 
+BEAM_IMAGES = 20_000
+
+
 @pytest.mark.slow
 def test_beam_in_two_processes_killed_and_started_again(source: Path, tmp_path: Path) -> None:
-    """The rows of the store are bit for bit those that are computed here."""
+    """20,000 images, one in a hundred of them corrupt; ``make beam`` runs it.
+
+    The rows of the store are bit for bit those that are computed here, what was finished before
+    the kill is not done again, and every corrupt file is named.
+    """
     pytest.importorskip("apache_beam")
-    data = write_digit_folder(tmp_path / "digits", range(10), 170)
+    data = noisy_digits(tmp_path / "digits", BEAM_IMAGES)
     bad = sorted(data.rglob("*.png"))[::100]
-    for path in bad:
-        path.write_bytes(b"no picture")
-    flags = [f"--inputs={data}", f"--backbone=file:{source}", "--image_size=8", "--shards=12"]
+    for i, path in enumerate(bad):
+        path.write_bytes(b"no picture" if i % 2 else path.read_bytes()[:60])
+    flags = [f"--inputs={data}", f"--backbone=file:{source}", "--image_size=8", "--shards=20"]
+    cache = {**os.environ, "TLTF_CACHE_DIR": str(tmp_path / "cache")}  # of its own: scans anew
     here = [*COMMAND, "embed", *flags, f"--out={tmp_path / 'here'}"]
     subprocess.run(here, check=True, capture_output=True)
     far = [*COMMAND, "embed", *flags, f"--out={tmp_path / 'far'}", "--runner=DirectRunner",
            "--beam=--direct_num_workers=2,--direct_running_mode=multi_processing"]  # fmt: skip
-    process = subprocess.Popen(far, start_new_session=True)
-    done = tmp_path / "far"
-    while process.poll() is None and len(list(done.glob("done-*"))) < 3:
+    process = subprocess.Popen(far, start_new_session=True, env=cache)
+    done, workers = tmp_path / "far", 0
+    while process.poll() is None and len(list(done.glob("done-*"))) < 5:
+        workers = max(workers, len(_beam_workers(process.pid)))
         time.sleep(0.05)
     subprocess.run(["kill", "-9", "--", f"-{process.pid}"], check=False)
     process.wait()
+    assert workers == 2
     first = {p.name: p.stat().st_mtime_ns for p in done.glob("done-*")}
-    assert 0 < len(first) < 12
-    again = subprocess.run(far, capture_output=True, text=True, check=False)
+    assert 0 < len(first) < 20
+    again = subprocess.run(far, capture_output=True, text=True, check=False, env=cache)
     assert again.returncode == 0, again.stderr
     for name, when in first.items():
         assert (done / name).stat().st_mtime_ns == when, name
     assert {row["id"] for row in rows_of(done, "bad")} == {str(path) for path in bad}
-    assert _stored(done) == _stored(tmp_path / "here")
+    far_rows, here_rows = _stored(done), _stored(tmp_path / "here")
+    print(f"{len(first)} of 20 shards before the kill; {len(far_rows)} rows, {len(bad)} bad")
+    assert len(here_rows) == BEAM_IMAGES - len(bad)
+    assert far_rows == here_rows
+
+
+def noisy_digits(folder: Path, count: int) -> Path:
+    """Different pictures: the digits, each some times with its own noise."""
+    digits = load_digits()
+    random = np.random.default_rng(0)
+    for i in range(count):
+        k = i % len(digits.images)
+        pixels = digits.images[k] * 15 + random.integers(0, 16, (8, 8))
+        place = folder / str(digits.target[k])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i:05d}.png")
+    return folder
+
+
+def _beam_workers(session: int) -> list[int]:
+    """Processes of a session that run Beam's worker."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[3]) == session and b"sdk_worker_main" in line and b"-c" not in line[:3]:
+            found.append(int(folder.name))
+    return found
 
 
 def _stored(folder: Path) -> dict[str, bytes]:

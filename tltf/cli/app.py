@@ -26,6 +26,7 @@ from tltf.errors import ArgumentError, InterruptedRun, TltfError, nearest, print
 COMMANDS = {
     "demo": "the whole story offline on real data: pretrain, transfer, compare, report, serve",
     "audit": "what is in the data and what is wrong with it",
+    "index": "a table of millions of images, scanned and split once, opened at once",
     "train": "a folder of labelled images becomes a measured, servable classifier",
     "launch": "one training in several local processes, as a cluster runs it",
     "adapt": "labelled source data and other target data become a model for the target",

@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from tltf.data.augmentation import Policy, augmenter, cutmix, mixup, policy
+from tltf.data.columns import Rows
 from tltf.data.decoding import image_reader
 from tltf.data.manifest import BadInputsError, Record
 from tltf.data.readahead import READERS, read_ahead
 from tltf.data.scan import find_unreadable
-from tltf.data.targets import label_array, weight_factor
+from tltf.data.targets import factor_array, label_array, weight_array
 from tltf.errors import ArgumentError, DataError, named_list, nearest
 
 Chooser = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -80,7 +81,7 @@ class Batches:
         soft_targets: np.ndarray | None = None,
     ) -> None:
         _check(records, task=task, batch_size=batch_size, mix=mix, class_weights=class_weights)
-        self.records = tuple(records)
+        self.records = records if isinstance(records, Rows) else tuple(records)
         self.classes = tuple(classes)
         self.task = task
         self.image_size = image_size
@@ -91,11 +92,11 @@ class Batches:
         self.views = views
         self._given_class_weights = class_weights
         self._open()
-        self._keys = tf.constant([_key(i, r) for i, r in enumerate(self.records)], tf.int32)
-        weights = np.array([record.weight for record in self.records], np.float32)
-        factors = [weight_factor(record, class_weights or {}) for record in self.records]
+        keys, weights = _keys(self.records), weight_array(self.records)
+        factors = factor_array(self.records, class_weights or {})
+        self._keys = tf.constant(keys)
         self._weights = tf.constant(weights)
-        self._train_weights = tf.constant(weights * np.array(factors, np.float32))
+        self._train_weights = tf.constant(weights * factors)
         self._labels = tf.constant(label_array(self.records, classes=self.classes, task=task))
         self._soft = None if soft_targets is None else tf.constant(soft_targets, tf.float32)
 
@@ -103,6 +104,11 @@ class Batches:
     def n(self) -> int:
         """How many examples there are."""
         return len(self.records)
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the content of every example is known, so that its features can be kept."""
+        return isinstance(self.records, Rows) or all(r.sha256 for r in self.records)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -284,16 +290,20 @@ class Batches:
 
     def _open(self) -> None:
         """What :meth:`_image` reads from."""
+        if isinstance(self.records, Rows):
+            self._path = _looked_up(self.records)
+            return
         without = [record.id for record in self.records if record.path is None]
         if without:
             raise DataError(f"records without an image file: {named_list(without)}", where="data")
-        self._paths = tf.constant([os.fsencode(str(record.path)) for record in self.records])
+        paths = tf.constant([os.fsencode(str(record.path)) for record in self.records])
+        self._path = lambda i: paths[i]
 
     def _batched(self, examples: tf.data.Dataset) -> tf.data.Dataset:
         return examples.batch(self.batch_size, drop_remainder=False)
 
     def _image(self, i: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        image = image_reader(self.image_size)(self._paths[i])
+        image = image_reader(self.image_size)(self._path(i))
         return image if seed is None else augmenter(self.policy, self.image_size)(image, seed)
 
     def _target(self, i: tf.Tensor, *, soft: bool = False) -> tf.Tensor:
@@ -369,8 +379,26 @@ def _check(
         raise ArgumentError(f"{what} with task='regression'", where="--task")
 
 
+def _keys(records: Sequence[Record]) -> np.ndarray:
+    """int32 ``[n]`` that augmentation is seeded with."""
+    if isinstance(records, Rows):
+        return records.keys()
+    return np.array([_key(i, r) for i, r in enumerate(records)], np.int32)
+
+
+def _looked_up(rows: Rows) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From a number to its path, read from the index when it is wanted."""
+    read = rows.path_reader()
+
+    def path(i: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(lambda n: read(int(n)), [i], tf.string, stateful=False)
+        return tf.ensure_shape(found, ())
+
+    return path
+
+
 def _key(i: int, record: Record) -> int:
-    """int32 that augmentation is seeded with: from the content once it is known."""
+    """int32 of one record: from the content once it is known."""
     if not record.sha256:
         return i
     return int.from_bytes(bytes.fromhex(record.sha256[:8]), "big", signed=True)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tltf.data import scancache
+from tltf.data import columns, scancache
 from tltf.data.decoder_process import ANSWER, REQUEST
 from tltf.errors import StorageError
 
@@ -106,6 +106,8 @@ def start_if_new(source: str) -> None:
     Args:
       source: ``--data``; new if the first file below it was never scanned.
     """
+    if columns.is_index(source):
+        return
     with scancache.opened() as cache:
         for folder, _, names in os.walk(source):
             for name in sorted(names):

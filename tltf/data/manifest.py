@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tltf.errors import DataError
@@ -91,11 +91,11 @@ class Manifest:
 
     task: str
     classes: tuple[str, ...]
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def split(self, name: str) -> tuple[Record, ...]:
+    def split(self, name: str) -> Sequence[Record]:
         """The records of one split, in the manifest's order."""
         return tuple(record for record in self.records if record.split == name)
 
@@ -106,6 +106,10 @@ class Manifest:
             row = table.setdefault(record.split or "", Counter())
             row.update(class_names(record.label))
         return table
+
+    def sizes(self) -> dict[str, int]:
+        """Split -> records; those without a split are under the empty name."""
+        return dict(Counter(record.split or "" for record in self.records))
 
     def digest(self) -> str:
         """SHA-256 over contents, labels, splits, groups, weights and order."""

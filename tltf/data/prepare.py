@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tltf.data import duplicates, folders, headers, scan, sources, splits
+from tltf.data import columns, duplicates, folders, headers, scan, sources, splits
+from tltf.data.columns import IndexedManifest
 from tltf.data.manifest import Manifest, Record
-from tltf.errors import DataError, InputMissingError, named_list
+from tltf.errors import ArgumentError, DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
 
 SAMPLED_SIDES = 200
@@ -31,6 +32,8 @@ def prepared(
     manifest = sources.load(
         spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
     )
+    if isinstance(manifest, IndexedManifest):
+        return manifest  # scanned and split when it was made
     examined = scan.examine(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
     manifest = scan.apply_policy(
         examined.manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
@@ -69,6 +72,12 @@ def two_domains(
       DataError: no target records, target classes that the source does not have, or labels that
         are no single classes.
     """
+    if columns.is_index(spec.source):
+        raise ArgumentError(
+            "an index, which adaptation does not read",
+            where=spec.source,
+            next_action="name the table itself",
+        )
     source = prepared(dataclasses.replace(spec, test_fraction=0.0), seed=seed, progress=progress)
     if source.task != "single_label":
         raise DataError(f"{source.task} data, adaptation wants one class each", where=spec.source)
@@ -108,6 +117,8 @@ def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = Non
     manifest = sources.load(
         spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
     )
+    if isinstance(manifest, IndexedManifest):
+        return manifest
     manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
     return scan.apply_policy(
         manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction

@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from tltf.data.batches import Batches
+from tltf.data.columns import Rows
 from tltf.data.readahead import read_ahead
 from tltf.data.textbatches import TextBatches
 from tltf.errors import ArgumentError, DownloadError
@@ -48,6 +49,12 @@ class RemoteBatches:
             what = "texts" if isinstance(batches, TextBatches) else f"mix={batches.mix!r}"
             raise ArgumentError(
                 f"{what}, whose batches are made here",
+                where="--data_service",
+                next_action="leave one of them out",
+            )
+        if isinstance(batches.records, Rows):
+            raise ArgumentError(
+                "an index, whose paths are looked up here",
                 where="--data_service",
                 next_action="leave one of them out",
             )

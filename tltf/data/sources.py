@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tltf.data import columns
 from tltf.data.folders import load_folder
 from tltf.data.manifest import Manifest
 from tltf.data.named_sets import load_digits, load_tfds
@@ -20,7 +21,8 @@ def load(
     Args:
       source: a folder with one sub-folder per class, or with ``train``, ``val``, ``test`` that
         have them; a ``.csv``, ``.tsv`` or ``.jsonl`` table; a file of lines that begin with their
-        label; ``tfds:<name>``; ``digits`` (a folder of that name is ``./digits``).
+        label; a folder that ``tltf index`` made; ``tfds:<name>``; ``digits`` (a folder
+        of that name is ``./digits``).
       task: ``auto``, ``single_label``, ``multi_label`` or ``regression``.
       group_column: column of a table whose equal values must stay in one split.
       encoding: of texts and tables, see :func:`tltf.data.textfiles.read_text`.
@@ -66,6 +68,8 @@ def _load_named(source: str) -> Manifest | None:
 
 def _load_path(path: Path, task: str, encoding: str) -> Manifest:
     path = _existing(path)
+    if columns.is_index(str(path)):
+        return columns.opened(path)
     if not path.is_dir():
         return load_lines(path, task=task, encoding=encoding)
     if holds_texts(path):

@@ -24,7 +24,7 @@ from tltf.data.textfiles import read_text
 from tltf.errors import ArgumentError, DataError, named_list, nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _LONG_FIELD_LINES = 20
 
 
@@ -68,15 +68,15 @@ def load_table(
     if file.suffix.lower() == ".jsonl":
         table = _read_json_lines(text, file.name)
     else:
-        table = _read_csv(text, file.name, _SEPARATORS[file.suffix.lower()])
+        table = _read_csv(text, file.name, SEPARATORS[file.suffix.lower()])
     if not table.rows and not table.bad:
         raise DataError("no rows", where=file, next_action="add a header and examples")
-    columns = _columns(table, file, group_column)
+    columns = columns_of(table.header, file, group_column)
     records, raw = [], []
     for line, values in table.rows:
         try:
-            record = _record(line, values, columns, file)
-            raw.append(_raw_label(values.get(columns["label"])))
+            record = record_of(line, values, columns, file)
+            raw.append(raw_label(values.get(columns["label"])))
         except ValueError as error:
             table.refuse(line, str(error))
         else:
@@ -125,7 +125,7 @@ def _read_rows(table: _Table, reader: Any, refused: set[str], separator: str) ->
         except StopIteration:
             return
         except csv.Error as error:
-            table.refuse(line, f"{_csv_reason(error)}; the rest was not read")
+            table.refuse(line, f"{csv_reason(error)}; the rest was not read")
             return
         if not row or f"{table.name}:{line}" in refused:
             continue
@@ -133,19 +133,19 @@ def _read_rows(table: _Table, reader: Any, refused: set[str], separator: str) ->
             table.header = [column.strip() for column in row]
         elif len(row) != len(table.header):
             table.refuse(line, f"{len(row)} fields, expected {len(table.header)}")
-        elif _swallowed(row, separator):
+        elif swallowed(row, separator):
             table.refuse(line, f"a field of {reader.line_num - line + 1} lines: an unclosed quote?")
         else:
             table.rows.append((line, dict(zip(table.header, row, strict=True))))
 
 
-def _csv_reason(error: csv.Error) -> str:
+def csv_reason(error: csv.Error) -> str:
     if "unexpected end of data" in str(error):
         return "a quote that is never closed"
     return str(error)
 
 
-def _swallowed(row: list[str], separator: str) -> bool:
+def swallowed(row: list[str], separator: str) -> bool:
     """Whether a field looks like rows that an unclosed quote ran over.
 
     A text of many lines is fine; many lines with as many separators as a row has are not.
@@ -178,14 +178,21 @@ def _read_json_lines(text: str, name: str) -> _Table:
     return table
 
 
-def _columns(table: _Table, file: Path, group_column: str | None) -> dict[str, str]:
-    """Which column plays which role: ``{"path": "path", "label": "Label", ...}``."""
-    found = f"columns found: {named_list(table.header, most=12)}"
+def columns_of(
+    header: Sequence[str], file: Path, group_column: str | None = None
+) -> dict[str, str]:
+    """Which column plays which role: ``{"path": "path", "label": "Label", ...}``.
+
+    Raises:
+      DataError: columns are missing or there twice.
+      ArgumentError: there is no such group column.
+    """
+    found = f"columns found: {named_list(header, most=12)}"
     roles = ("path", "text", "label", "group", "slice", "split", "weight")
     by_role: dict[str, list[str]] = {role: [] for role in roles}
-    for column in table.header:
+    for column in header:
         by_role.get(column.lower(), []).append(column)
-    doubled = [column for column, n in Counter(table.header).items() if n > 1]
+    doubled = [column for column, n in Counter(header).items() if n > 1]
     doubled += [column for columns in by_role.values() for column in columns[1:]]
     trouble = ""
     if doubled:
@@ -204,16 +211,18 @@ def _columns(table: _Table, file: Path, group_column: str | None) -> dict[str, s
         )
     columns = {role: names[0] for role, names in by_role.items() if names}
     if group_column is not None:
-        if group_column not in table.header:
+        if group_column not in header:
             raise ArgumentError(
-                f"group_column={group_column!r}; {found}{nearest(group_column, table.header)}",
+                f"group_column={group_column!r}; {found}{nearest(group_column, header)}",
                 where="--group_column",
             )
         columns["group"] = group_column
     return columns
 
 
-def _record(line: int, values: Mapping[str, Any], columns: Mapping[str, str], file: Path) -> Record:
+def record_of(
+    line: int, values: Mapping[str, Any], columns: Mapping[str, str], file: Path
+) -> Record:
     """One row without its label. Raises ValueError with what is wrong."""
 
     def value(role: str) -> Any:
@@ -255,7 +264,7 @@ def _weight(given: Any) -> float:
     return weight
 
 
-def _raw_label(given: Any) -> RawLabel:
+def raw_label(given: Any) -> RawLabel:
     if given is None:
         return ""
     if isinstance(given, list) and all(isinstance(name, str) for name in given):

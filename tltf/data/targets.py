@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tltf.data.columns import Rows
 from tltf.data.manifest import Record, class_names
 from tltf.errors import ArgumentError, DataError, named_list, nearest
 
 
 def label_array(records: Sequence[Record], *, classes: Sequence[str], task: str) -> np.ndarray:
     """int32 ``[n]`` class numbers (single_label), else float32 ``[n, C]`` or ``[n, 1]``."""
+    if isinstance(records, Rows):
+        return _indexed_labels(records, classes)
     missing = [record.id for record in records if record.label is None]
     if 0 < len(missing) < len(records):
         raise DataError(
@@ -33,6 +36,30 @@ def label_array(records: Sequence[Record], *, classes: Sequence[str], task: str)
         for name in class_names(record.label):
             hot[i, _column(record, name, columns)] = 1.0
     return hot
+
+
+def _indexed_labels(rows: Rows, classes: Sequence[str]) -> np.ndarray:
+    """The column as it is, or with the places that the names have in other classes."""
+    if rows.classes == tuple(classes):
+        return rows.labels()
+    columns = {name: i for i, name in enumerate(classes)}
+    places = [_column(rows[0], name, columns) for name in rows.classes] if rows.length else []
+    return np.array(places, np.int32)[rows.labels()]
+
+
+def weight_array(records: Sequence[Record]) -> np.ndarray:
+    """float32 ``[n]``: the records' own weights."""
+    if isinstance(records, Rows):
+        return records.weights()
+    return np.array([record.weight for record in records], np.float32)
+
+
+def factor_array(records: Sequence[Record], weights: Mapping[str, float]) -> np.ndarray:
+    """float32 ``[n]``: :func:`weight_factor` of each."""
+    if isinstance(records, Rows):
+        factors = [weights.get(name, 1.0) for name in records.classes]
+        return np.array(factors, np.float32)[records.labels()]
+    return np.array([weight_factor(record, weights) for record in records], np.float32)
 
 
 def weight_factor(record: Record, weights: Mapping[str, float]) -> float:

@@ -201,15 +201,12 @@ def data_block(manifest: Manifest) -> Block:
       ``counts`` split -> class -> n, ``totals`` split -> records, ``excluded`` (the first 200 of
       ``n_excluded``) with outcome and reason, and the manifest's ``notes``.
     """
-    counts = manifest.counts()
+    counts, sizes = manifest.counts(), manifest.sizes()
     splits = [s for s in SPLITS if s in counts] + [s for s in counts if s not in SPLITS]
     listed = manifest.excluded[:MOST_EXCLUDED_LISTED]
     return {
         "counts": {split: dict(counts[split]) for split in splits},
-        "totals": {
-            split: sum((record.split or "") == split for record in manifest.records)
-            for split in splits
-        },
+        "totals": {split: sizes[split] for split in splits},
         "excluded": [{"id": e.id, "outcome": e.outcome, "reason": e.reason} for e in listed],
         "n_excluded": len(manifest.excluded),
         "notes": list(manifest.notes),

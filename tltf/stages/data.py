@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from tltf import storage
-from tltf.data import prepare
+from tltf.data import columns, prepare
 from tltf.data.manifest import BadInputsError, Excluded, Manifest
 from tltf.errors import MismatchError, named_list
 from tltf.rundir import RunDir
@@ -70,8 +71,25 @@ def committed_manifest(run: RunDir) -> Manifest:
 
     Raises:
       InputMissingError, StorageError: it has none, or its file is damaged.
+      MismatchError: it was begun with an index that is another one now.
     """
-    return Manifest.from_json_lines(run.read_committed(run.manifest).splitlines())
+    lines = run.read_committed(run.manifest).splitlines()
+    header = json.loads(lines[0])
+    if "index" in header:
+        return _same_index(Path(header["index"]), header["digest"], run)
+    return Manifest.from_json_lines(lines)
+
+
+def _same_index(folder: Path, digest: str, run: RunDir) -> Manifest:
+    found = columns.opened(folder)
+    if found.digest() != digest:
+        raise MismatchError(
+            "the index is not the one that the run began with",
+            where=folder,
+            kept=f"the run folder {run.path}",
+            next_action="put the original back, or use --fresh to start over",
+        )
+    return found
 
 
 def changes(before: Manifest, now: Manifest) -> list[str]:

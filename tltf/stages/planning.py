@@ -74,8 +74,9 @@ def regularized(model: keras.Model, text: str) -> keras.Model:
 
 def _precision(spec: TransferSpec, manifest: Manifest) -> recipes.Choice:
     """As asked, by rule, or where the processor has fast bfloat16 by a probe on real images."""
-    train = [record for record in manifest.split("train") if record.path]
-    by_rule = spec.precision != "auto" or spec.deterministic or not train
+    train = manifest.split("train")
+    texts = not train or train[0].path is None
+    by_rule = spec.precision != "auto" or spec.deterministic or texts
     if by_rule or not environment.may_probe(native=probing.native_bfloat16()):
         return environment.choose_precision(spec.precision, deterministic=spec.deterministic)
 

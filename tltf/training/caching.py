@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from tltf.data.batches import Batches
+from tltf.data.columns import Rows
 from tltf.data.manifest import Record
 from tltf.data.reading import reading
 from tltf.errors import StorageError
@@ -163,10 +164,12 @@ class PhaseCache:
         self, cut: Boundary, name: str, jobs: Sequence[Job]
     ) -> dict[str, FeatureStore] | None:
         """The stores of ``cut`` by dtype with the rows of all jobs; None, and said, if not."""
-        if not all(record.sha256 for batches, _ in jobs for record in batches.records):
+        if not all(batches.hashed for batches, _ in jobs):
             return self._off(name, "examples whose content was not hashed")
         try:
             stores = self._opened(cut)
+            if why := self._beyond(stores, jobs):
+                return self._off(name, why)
             missing = _missing(stores, jobs, self.cache.dtype)
             if missing and not (self.decision.pays or self.cache.always):
                 return self._off(name, self.decision.reason)
@@ -183,6 +186,17 @@ class PhaseCache:
         except (OSError, StorageError) as error:
             return self._off(name, str(error))
         return stores
+
+    def _beyond(self, stores: dict[str, FeatureStore], jobs: Sequence[Job]) -> str:
+        """Why rows of an index do not even have to be counted, or an empty text."""
+        need = sum(
+            stores[self._dtype(view)].row_bytes * data.n
+            for data, view in jobs if isinstance(data.records, Rows)
+        )  # fmt: skip
+        allowed = self.cache.cap_bytes
+        if need <= allowed:
+            return ""
+        return f"{megabytes(need)} of features, with {megabytes(allowed)} allowed"
 
     def _opened(self, cut: Boundary) -> dict[str, FeatureStore]:
         shapes = [self.train.row_shape(shape) for shape in cut.shapes]
