@@ -14,7 +14,8 @@ TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # what needs no TensorFlow, so that mypy sees every type
 TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py recipes.py storage.py tensorfile.py sealed.py interval.py rundir.py \
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
-	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py)
+	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py columns.py rowstream.py splitting.py \
+	indexing.py)
 
 .PHONY: help demo test test-failed test-all check beam bench bench-transfer bench-hf bench-choosing views test-tools faults fuzz soak clean
 .NOTPARALLEL:

@@ -41,6 +41,26 @@ def in_range(
     )
 
 
+def parsed_micro_batch(text: str | int) -> str | int:
+    """What ``--micro_batch`` says: ``auto``, or a number of examples; 0 is a whole batch.
+
+    Raises:
+      ArgumentError: anything else.
+
+    >>> parsed_micro_batch("auto"), parsed_micro_batch("8")
+    ('auto', 8)
+    """
+    if text == "auto":
+        return "auto"
+    if str(text).isdecimal():
+        return int(text)
+    raise ArgumentError(
+        f"micro_batch={text!r}, expected auto or a number of examples",
+        where="--micro_batch",
+        next_action="for example --micro_batch=8; 0 takes a batch as a whole",
+    )
+
+
 def check_unfreeze(unfreeze: str) -> None:
     """Raises ArgumentError unless the text has one of the forms of :class:`Phase`."""
     kind, _, rest = unfreeze.partition(":")

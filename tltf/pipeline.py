@@ -17,7 +17,7 @@ from absl import logging
 from tltf import recipes, rundir, sealed, storage
 from tltf.backbones import catalog
 from tltf.data import prepare
-from tltf.errors import MismatchError
+from tltf.errors import ArgumentError, MismatchError
 from tltf.evaluation import tunepage
 from tltf.evaluation.gate import Gate
 from tltf.interval import save_interval
@@ -67,6 +67,7 @@ def transfer(
     tensorboard: bool = False,
     strategy: str = "none",
     data_service: str = "",
+    micro_batch: int | str = 0,
 ) -> Run:
     """Runs ``spec`` in ``workdir``, or goes on with the run that was begun there.
 
@@ -89,6 +90,7 @@ def transfer(
         device to rounding.
       data_service: ``grpc://host:port`` of a ``tf.data`` service whose workers decode the training
         images, where these are not taken from stored features; the batches are the same.
+      micro_batch: see :func:`tltf.fit_phases`; for what does not fit into memory as a whole batch.
 
     Raises:
       TltfError: with the exit code of DESIGN 5; the same fields are in ``error.json``.
@@ -100,6 +102,7 @@ def transfer(
       print(run.report["metrics"]["accuracy"])
     """
     interval = save_interval(save_every)
+    check_parts(spec, micro_batch, strategy)
     placed = distribution(strategy)
     _check_backbone(spec)
     with _held(workdir, fresh=fresh) as run:
@@ -118,7 +121,7 @@ def transfer(
             else:
                 result = run_training(
                     spec, manifest, run, interval=interval, say=say, progress=progress,
-                    placed=placed, data_service=data_service,
+                    placed=placed, data_service=data_service, micro_batch=micro_batch,
                 )  # fmt: skip
                 report = run_reporting(result, manifest, run, command=command, say=say)
                 if tensorboard:
@@ -143,6 +146,7 @@ def join(
     *,
     workdir: str | Path,
     save_every: str | float = "auto",
+    micro_batch: int | str = 0,
     say: Say = logging.info,
 ) -> None:
     """Takes part in the training that worker 0 runs by :func:`transfer` with ``multiworker``.
@@ -150,7 +154,7 @@ def join(
     The run folder is one that all processes see; this one only reads it.
 
     Args:
-      spec, workdir, save_every: the same as those of worker 0.
+      spec, workdir, save_every, micro_batch: the same as those of worker 0.
       say: receives sentences for the person.
 
     Raises:
@@ -162,7 +166,8 @@ def join(
         placed.barrier()
         run = rundir.existing(workdir)
         join_training(run.agree(spec), committed_manifest(run), run, placed,
-                      interval=save_interval(save_every), say=say)  # fmt: skip
+                      interval=save_interval(save_every), say=say,
+                      micro_batch=micro_batch)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +230,27 @@ def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
         say(sentence)
     plan, _ = planned_model(spec, manifest)
     return plan
+
+
+def check_parts(spec: TransferSpec, micro_batch: int | str, strategy: str = "none") -> None:
+    """What takes a batch as a whole cannot be taken in parts.
+
+    Raises:
+      ArgumentError: adaptation, spectral shrinkage, or ``auto`` with several processes.
+    """
+    if not micro_batch:
+        return
+    whole = "adaptation" if spec.adapt.target else ""
+    if spec.regularizer.startswith("bss"):
+        whole = f"--regularizer={spec.regularizer}"
+    if whole or (micro_batch == "auto" and strategy == "multiworker"):
+        raise ArgumentError(
+            f"micro_batch={micro_batch!r} with {whole}, which compares the examples of a batch"
+            if whole else "micro_batch='auto' with several processes, which would not fail alike",
+            where="--micro_batch",
+            next_action="leave it out, and use a smaller --batch_size" if whole
+            else "pass a number",
+        )  # fmt: skip
 
 
 def _check_backbone(spec: TransferSpec) -> None:

@@ -38,6 +38,7 @@ OURS = (
     "history.jsonl",
     "progress.json",
     "rates.json",
+    "microbatch.json",
     "state",
     "weights",
     "report",

@@ -121,8 +121,8 @@ def test_a_leak_between_named_splits_is_left_out(digits: Path, tmp_path: Path) -
     file = written(tmp_path, digits, split=named)
     lines = file.read_text().splitlines()
     in_test = lines[5]
-    assert in_test.endswith("test")
-    file.write_text("\n".join([*lines, in_test.replace("test", "train")]) + "\n")
+    assert in_test.endswith(",test")
+    file.write_text("\n".join([*lines, in_test.removesuffix("test") + "train"]) + "\n")
     found = build(file, tmp_path / "index", Settings())
     assert found.sizes() == {"train": 72, "val": 24, "test": 24}
     assert any("1 rows left out, since a stricter split" in note for note in found.notes)

@@ -11,6 +11,7 @@ from absl import flags
 
 from tltf import cluster, rundir, storage
 from tltf.backbones import catalog
+from tltf.checks import parsed_micro_batch
 from tltf.cli import spec_flags
 from tltf.cli.quiet import import_tensorflow
 from tltf.data.textfiles import check_encoding
@@ -40,6 +41,10 @@ def define(values: flags.FlagValues) -> None:
                       " TF_CONFIG, or to a TPU.", flag_values=values)  # fmt: skip
     flags.DEFINE_string("data_service", "", "grpc://host:port of a tf.data service that decodes the"
                         " training images.", flag_values=values)  # fmt: skip
+    flags.DEFINE_string("micro_batch", "0", "Most examples that go through the network at once on"
+                        " each device, for a batch that does not fit into memory: a number, or auto"
+                        " to try. The step is that of the whole batch.",
+                        flag_values=values)  # fmt: skip
     flags.DEFINE_bool("require_exact", False, "Exit 78 instead of going on in another environment"
                       " than the run began in.", flag_values=values)  # fmt: skip
     flags.DEFINE_string("assert_metric", None, "Exit 79 and export nothing unless it holds,"
@@ -65,6 +70,7 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     spec = spec_flags.to_spec(values, default)
     gate = parsed_gate(values)
     save_interval(values["save_every"].value)
+    micro_batch = parsed_micro_batch(values["micro_batch"].value)
     check_early(spec, values)
     from tltf.data import decoders
 
@@ -83,7 +89,8 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
         from tltf import pipeline
 
         pipeline.join(spec, workdir=values["workdir"].value,
-                      save_every=values["save_every"].value, say=say)  # fmt: skip
+                      save_every=values["save_every"].value, micro_batch=micro_batch,
+                      say=say)  # fmt: skip
         return None
     # The lock is taken before the seconds that TensorFlow takes to be imported.
     with rundir.opened(values["workdir"].value, fresh=values["fresh"].value) as run:
@@ -102,6 +109,7 @@ def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
             tensorboard=values["tensorboard"].value,
             strategy=values["strategy"].value,
             data_service=values["data_service"].value,
+            micro_batch=micro_batch,
         )
         if not done.already_complete:
             storage.write_text(done.path / "flagfile.txt", values.flags_into_string())

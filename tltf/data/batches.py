@@ -380,10 +380,12 @@ def _check(
 
 
 def _keys(records: Sequence[Record]) -> np.ndarray:
-    """int32 ``[n]`` that augmentation is seeded with."""
+    """int32 ``[n]`` that augmentation is seeded with: from the content once it is known."""
     if isinstance(records, Rows):
         return records.keys()
-    return np.array([_key(i, r) for i, r in enumerate(records)], np.int32)
+    heads = [bytes.fromhex(record.sha256[:8]) for record in records]
+    keys = [int.from_bytes(x, "big", signed=True) if x else i for i, x in enumerate(heads)]
+    return np.array(keys, np.int32)
 
 
 def _looked_up(rows: Rows) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -395,10 +397,3 @@ def _looked_up(rows: Rows) -> Callable[[tf.Tensor], tf.Tensor]:
         return tf.ensure_shape(found, ())
 
     return path
-
-
-def _key(i: int, record: Record) -> int:
-    """int32 of one record: from the content once it is known."""
-    if not record.sha256:
-        return i
-    return int.from_bytes(bytes.fromhex(record.sha256[:8]), "big", signed=True)

@@ -98,7 +98,7 @@ def divided(
 
 
 def _opened(out: Path, stack: ExitStack) -> list[dict[str, IO[bytes]]]:
-    found = []
+    found: list[dict[str, IO[bytes]]] = []
     for name in SPLITS:
         (out / name).mkdir(exist_ok=True)
         found.append({column: stack.enter_context((out / name / column).open("wb"))

@@ -57,7 +57,8 @@ def named(run: RunDir) -> Iterator[None]:
         raise OutOfMemoryError(
             f"out of memory: {printable(str(error))[:120]}",
             where="run",
-            next_action="use a smaller --batch_size or --image_size, or close other programs",
+            next_action="add --micro_batch=auto, which keeps the batch and goes on from the last"
+            " state, or use a smaller --image_size",
         ) from error
 
 

@@ -70,6 +70,7 @@ def run_training(
     callbacks: Iterable[keras.callbacks.Callback] = (),
     placed: Distribution | None = None,
     data_service: str = "",
+    micro_batch: int | str = 0,
 ) -> TrainingResult:
     """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
     placed = placed or Distribution()
@@ -86,7 +87,7 @@ def run_training(
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
                progress=progress, callbacks=callbacks, placed=placed,
-               data_service=data_service)  # fmt: skip
+               data_service=data_service, micro_batch=micro_batch)  # fmt: skip
     plan = found.plan
     references = _references(result, fit, manifest)
     result = dataclasses.replace(
@@ -109,6 +110,7 @@ def join_training(
     *,
     interval: SaveInterval,
     say: Say,
+    micro_batch: int | str = 0,
 ) -> None:
     """The part of :func:`run_training` that every process has, without a file written.
 
@@ -122,7 +124,7 @@ def join_training(
         plan, model = planned_model(spec, manifest)
     result = _untrained(model, plan, manifest)
     _fit(result, plan.spec, manifest, run, lambda *_: None, interval=interval, say=say,
-         progress=False, callbacks=(), placed=placed)  # fmt: skip
+         progress=False, callbacks=(), placed=placed, micro_batch=micro_batch)  # fmt: skip
 
 
 def _untrained(model: keras.Model, plan: recipes.Plan, manifest: Manifest) -> Trained:
@@ -148,6 +150,7 @@ def _fit(
     callbacks: Iterable[keras.callbacks.Callback],
     placed: Distribution,
     data_service: str = "",
+    micro_batch: int | str = 0,
 ) -> FitResult:
     cache = _cache(spec, say, always=placed.workers > 1) if not data_service else None
     train, size = manifest.split("train"), spec.batch_size or 0
@@ -181,7 +184,16 @@ def _fit(
             save_every=interval,
             progress=progress,
             distribution=placed,
+            micro_batch=micro_batch,
+            parts_found=lambda phase, n: say(f"{phase}: " + described_parts(n)),
         )
+
+
+def described_parts(at_once: int) -> str:
+    """What ``--micro_batch=auto`` found."""
+    if not at_once:
+        return "a whole batch fits into memory"
+    return f"micro_batch = {at_once}: more at once ran out of memory; the batch stays as it is"
 
 
 class _Rates:

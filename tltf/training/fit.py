@@ -14,7 +14,7 @@ from tltf.data.batches import Batches
 from tltf.errors import ArgumentError
 from tltf.interval import SaveInterval, save_interval
 from tltf.spec import Phase
-from tltf.training import loop, movement, ratesearch, states
+from tltf.training import loop, microbatch, movement, ratesearch, states
 from tltf.training.caching import Cache, PhaseCache
 from tltf.training.interrupts import stop_requests
 from tltf.training.phaserun import BestEpoch, Objective, PhaseRun
@@ -62,6 +62,8 @@ def fit_phases(
     save_every: str | float | SaveInterval = "auto",
     progress: bool = True,
     distribution: Distribution | None = None,
+    micro_batch: int | str = 0,
+    parts_found: Callable[[str, int], None] | None = None,
 ) -> FitResult:
     """Trains every phase: enter, train, check what moved, restore the best weights.
 
@@ -92,6 +94,10 @@ def fit_phases(
       progress: show a progress line on stderr.
       distribution: over which devices, of :func:`tltf.training.strategies.distribution`; ``model``
         was made in its scope, and the batch size is that of the whole.
+      micro_batch: most examples that go through the network at once on each device: a batch is
+        taken in parts whose gradients are summed, for what does not fit into memory as a whole.
+        0 for all; ``auto`` tries before the first step of each phase.
+      parts_found: told the phase and its number when ``auto`` has tried.
 
     Raises:
       TrainabilityError, DivergenceError, DataError: see the parts.
@@ -113,11 +119,14 @@ def fit_phases(
     folder = _made(folder)
     interval = save_every if isinstance(save_every, SaveInterval) else save_interval(save_every)
     state = states.newest(folder / "state") if folder else None
+    microbatch.begin(placed, micro_batch)
     placed.check_batch(getattr(data, "batch_size", placed.replicas))
     with stop_requests() as stop, placed.scope():
         session = Session(model, folder, interval, stop, progress, rates=ratesearch.read(folder))
         session.rate_found = rate_found or session.rate_found
-        session.distribution = placed
+        session.distribution, session.micro_batch = placed, micro_batch
+        session.parts = microbatch.read(folder)
+        session.parts_found = parts_found or session.parts_found
         stored = _phase_cache(cache, session, plan, train, validation)
         if state is not None:
             session.restore(state)

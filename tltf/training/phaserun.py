@@ -20,6 +20,7 @@ from tltf.training import (
     convex,
     freezing,
     loop,
+    microbatch,
     movement,
     objectives,
     phases,
@@ -105,6 +106,8 @@ class PhaseRun:
         # A phase without an epoch left to train restores all the same.
         self.best.set_model(self.part)
         convex_head = self.objective.head_solver == "lbfgs" and not trainability.blocks
+        if self.session.micro_batch == AUTO and self.phase.epochs and not convex_head:
+            self._find_parts(trainability, data)
         if self.phase.learning_rate == AUTO:
             self._find_rate(trainability, data, convex_head=convex_head)
         self._compile(trainability, data, for_callbacks=bool(callbacks))
@@ -123,6 +126,20 @@ class PhaseRun:
             self.best.restore()
         self._save(Position(self.index + 1))
         return outcome
+
+    def _find_parts(self, trainability: Trainability, data: loop.EpochData) -> None:
+        """How many examples fit through the network at once, by a step that is taken back."""
+        session, given = self.session, self.phase
+        if given.name not in session.parts:
+            session.distribution.micro_batch = 0
+            if given.learning_rate == AUTO:
+                self.phase = ratesearch.sweep_phase(given)
+            self._compile(trainability, data, for_callbacks=False)
+            session.parts[given.name] = microbatch.fitting(self.part, data, session.distribution)
+            microbatch.write(session.folder if session.writes else None, session.parts)
+            session.parts_found(given.name, session.parts[given.name])
+            self.phase = given
+        session.distribution.micro_batch = session.parts[given.name]
 
     def _find_rate(
         self, trainability: Trainability, data: loop.EpochData, *, convex_head: bool
@@ -158,8 +175,9 @@ class PhaseRun:
             steps_per_epoch=data.steps_per_epoch,
             **arguments,
         )
-        if self.session.distribution.strategy is not None:
-            self.session.distribution.prepare(self.part, next(iter(data.train_dataset(0))))
+        placed = self.session.distribution
+        if placed.strategy is not None or placed.micro_batch:
+            placed.prepare(self.part, next(iter(data.train_dataset(0))))
         if for_callbacks and self.part is not model:
             # People's callbacks see the whole model, with the optimizer that is at work.
             model.compile(optimizer=self.part.optimizer, loss=arguments["loss"])

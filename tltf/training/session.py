@@ -38,6 +38,9 @@ class Session:
     save_cost: float = 0.0
     distribution: Distribution = field(default_factory=Distribution)
     rates: dict[str, ratesearch.FoundRate] = field(default_factory=dict)
+    micro_batch: int | str = 0
+    parts: dict[str, int] = field(default_factory=dict)
+    parts_found: Callable[[str, int], None] = lambda *_: None
     rate_found: Callable[[str, ratesearch.FoundRate], None] = lambda *_: None
 
     @property

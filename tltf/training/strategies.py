@@ -26,7 +26,7 @@ import tensorflow as tf
 from tltf import cluster
 from tltf.cluster import Cluster
 from tltf.errors import ArgumentError, WorkerLostError
-from tltf.training import freezing
+from tltf.training import freezing, steps
 
 STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
 Logs = dict[str, Any]
@@ -45,6 +45,7 @@ class Distribution:
       replicas: in all processes together.
       worker: number of this process.
       workers: processes.
+      micro_batch: most examples that go through the network together on each device; 0 for all.
     """
 
     def __init__(self, name: str = "none", strategy: tf.distribute.Strategy | None = None) -> None:
@@ -54,6 +55,7 @@ class Distribution:
         self.cluster = cluster.from_environment() if several else Cluster(("here",), 0)
         self.workers, self.worker = len(self.cluster.workers), self.cluster.index
         self.asked: Callable[[], bool] = lambda: False
+        self.micro_batch = 0
         self._agreed = False
 
     @property
@@ -135,12 +137,24 @@ class Distribution:
           model: compiled.
           batch: one batch ``(x, y, sample_weight)`` of the data.
         """
-        if self.strategy is None:
+        if self.strategy is None and not self.micro_batch:
             return
         model._symbolic_build(data_batch=batch)  # seam: Model._symbolic_build
+        if self.strategy is None:
+            return
         for layer in freezing.leaves(model):
             if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
                 layer.synchronized = True
+                self._check_parts(layer)
+
+    def _check_parts(self, layer: keras.layers.Layer) -> None:
+        if self.micro_batch:
+            raise ArgumentError(
+                f"micro_batch={self.micro_batch} on {self.replicas} replicas, with {layer.name},"
+                " whose statistics are of the whole batch",
+                where="--micro_batch",
+                next_action="use --batch_norm=frozen, or more replicas",
+            )
 
     def iterator(self, batches: tf.data.Dataset) -> Iterator[Any]:
         """Batches of the whole, as each replica's part of them."""
@@ -155,10 +169,13 @@ class Distribution:
 
     def train_function(self, model: keras.Model) -> Callable[[Iterator[Any]], Logs]:
         """One training step from an iterator; Keras' own where there is a single device."""
-        if self.strategy is None:
-            model.make_train_function()
-            return model.train_function
-        return self._stepper(model, lambda data: _train_step(model, data))
+        at_once = self.micro_batch
+        if self.strategy is not None:
+            return self._stepper(model, lambda x: steps.train_step(model, x, at_once=at_once))
+        if at_once:
+            return _in_parts(model, at_once)
+        model.make_train_function()
+        return model.train_function
 
     def evaluate(self, model: keras.Model, batches: tf.data.Dataset) -> Logs:
         """Every metric over all batches, each example once."""
@@ -166,7 +183,7 @@ class Distribution:
             results: Logs = model.evaluate(batches, verbose=0, return_dict=True)
             return results
         model.reset_metrics()
-        step = self._stepper(model, lambda data: _test_step(model, data))
+        step = self._stepper(model, lambda data: steps.evaluation_step(model, data))
         iterator = self.iterator(batches)
         with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
             while True:
@@ -216,51 +233,16 @@ class Distribution:
         return one
 
 
-def _train_step(model: keras.Model, data: Any) -> tf.Tensor:
-    """Keras' training step, with the gradient summed over replicas before it is clipped."""
-    x, y, weight = data
-    with tf.GradientTape() as tape:
-        y_pred = model(x, training=True)
-        loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=True)
-        scaled = model.optimizer.scale_loss(loss)
-    variables = model.trainable_variables
-    gradients = tape.gradient(scaled, variables)
-    model.optimizer.apply(_clipped(model.optimizer, gradients), variables)
-    _measured(model, data, y_pred, loss)
-    return loss
+def _in_parts(model: keras.Model, at_once: int) -> Callable[[Iterator[Any]], Logs]:
+    """A step of a single device that takes a batch in parts; the logs are those of Keras' own."""
 
+    @tf.function(reduce_retracing=True)
+    def step(iterator: Iterator[Any]) -> Logs:
+        data = keras.utils.unpack_x_y_sample_weight(next(iterator))
+        steps.train_step(model, data, at_once=at_once)
+        return model.get_metrics_result()
 
-def _test_step(model: keras.Model, data: Any) -> tf.Tensor:
-    x, y, weight = data
-    y_pred = model(x, training=False)
-    loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
-    _measured(model, data, y_pred, loss)
-    return loss
-
-
-def _measured(model: keras.Model, data: Any, y_pred: Any, loss: tf.Tensor) -> None:
-    """The mean loss, of which compute_loss gave a replica's share, and the compiled metrics."""
-    x, y, weight = data
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    size = tf.shape(tf.nest.flatten(x)[0])[0]
-    model._loss_tracker.update_state(loss * replicas, sample_weight=size)  # seam: _loss_tracker
-    model.compute_metrics(x, y, y_pred, sample_weight=weight)
-
-
-def _clipped(optimizer: Any, gradients: list[Any]) -> list[Any]:
-    """Clipped as one device would: by the norm of the sum. What Keras clips then is no larger.
-
-    A loss-scale optimizer clips what it has unscaled, each replica's by itself.
-    """
-    most = getattr(optimizer, "global_clipnorm", None)
-    if most is None:
-        return gradients
-    context = tf.distribute.get_replica_context()
-    present = [g for g in gradients if g is not None]
-    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
-    whole = [None if g is None else next(summed) for g in gradients]
-    clipped, _ = tf.clip_by_global_norm(whole, most)
-    return [None if g is None else g / context.num_replicas_in_sync for g in clipped]
+    return step
 
 
 def distribution(name: str) -> Distribution:
