@@ -1,8 +1,8 @@
 """The same training on several devices or processes, for a comparison with a single device.
 
-``devices.py KIND BATCH_NORM PLACE REFERENCE``, run in a process of its own, or in one for each
-worker of TF_CONFIG. PLACE ``none`` writes what a single device gives to REFERENCE; ``mirrored``
-(two logical CPU devices) and ``multiworker`` print how far they are from it.
+``devices.py KIND BATCH_NORM PLACE REFERENCE [MICRO_BATCH]``, run in a process of its own, or in one
+for each worker of TF_CONFIG. PLACE ``none`` writes what a single device gives to REFERENCE;
+``mirrored`` (two logical CPU devices) and ``multiworker`` print how far they are from it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def _without_dropout() -> Path:
     return folder
 
 
-def trained(kind: str, batch_norm: str, place: str) -> tuple[list[dict[str, Any]], list[Any]]:
+def trained(
+    kind: str, batch_norm: str, place: str, micro_batch: int = 0
+) -> tuple[list[dict[str, Any]], list[Any]]:
     """The history of both phases, and every variable at the end."""
     import tltf
     from tltf.models.initial import seeded_initializers
@@ -69,7 +71,7 @@ def trained(kind: str, batch_norm: str, place: str) -> tuple[list[dict[str, Any]
                    optimizer="adamw", weight_decay=0.01, clipnorm=0.1),
     ]  # fmt: skip
     result = tltf.fit_phases(model, plan, data, validation=data, progress=False,
-                             distribution=placed)  # fmt: skip
+                             distribution=placed, micro_batch=micro_batch)  # fmt: skip
     return list(result.history), [np.asarray(v.numpy()) for v in model.variables]
 
 
@@ -89,12 +91,12 @@ def differences(
     return {"metrics": metrics, "weights": apart}
 
 
-def main(kind: str, batch_norm: str, place: str, reference: str) -> None:
+def main(kind: str, batch_norm: str, place: str, reference: str, micro_batch: str = "0") -> None:
     if place == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
         parts = [tf.config.LogicalDeviceConfiguration() for _ in range(REPLICAS)]
         tf.config.set_logical_device_configuration(cpu, parts)
-    history, weights = trained(kind, batch_norm, place)
+    history, weights = trained(kind, batch_norm, place, int(micro_batch))
     file = Path(reference)
     if place == "none":
         file.with_suffix(".json").write_text(json.dumps(history))

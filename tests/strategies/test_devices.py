@@ -88,6 +88,18 @@ def test_two_devices_are_one(
 
 
 @pytest.mark.slow
+def test_parts_on_two_devices(one_device: Callable[[str, str], Path]) -> None:
+    """Each device takes its half of the batch in parts of at most three examples."""
+    reference = one_device("tiny", "frozen")
+    [(code, out, err)] = run_all([("tiny", "frozen", "mirrored", reference, 3)], [None])
+    assert code == 0, err
+    check_close(out, "tiny frozen, 2 devices in parts", 1e-6)
+    [(code, _, err)] = run_all([("tiny", "adapt", "mirrored", reference, 3)], [None])
+    assert code != 0
+    assert "whose statistics are of the whole batch" in err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize(("kind", "batch_norm", "close"), KINDS[2:])
 def test_several_processes_are_one(

@@ -148,6 +148,43 @@ def test_a_signal_to_one_stops_all_at_one_step(flags: list[str], tmp_path: Path)
     check_equal(whole, run, close=2e-5)
 
 
+WAITING = """
+import sys
+from tltf.training import strategies
+strategies.WAIT_SECONDS = float(sys.argv[1])
+placed = strategies.distribution("multiworker")
+placed.barrier()
+print("replicas", placed.replicas)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "comes_after"), [(5, None), (120, 8)])
+def test_a_late_worker_is_waited_for_with_a_limit(limit: int, comes_after: int | None) -> None:
+    addresses = launch._free_addresses(2)
+
+    def start(index: int) -> subprocess.Popen[str]:
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        return subprocess.Popen(
+            [sys.executable, "-c", WAITING, str(limit)],
+            env={**os.environ, "TF_CONFIG": json.dumps(config)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    first = start(0)
+    if comes_after is None:
+        _, err = first.communicate(timeout=120)
+        assert first.returncode == 75
+        assert f"waiting for 2 workers: not all came within {limit} s" in err
+        return
+    time.sleep(comes_after)
+    second = start(1)
+    for process in (first, second):
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "replicas 2" in out
+
+
 @pytest.mark.slow
 def test_the_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs/scale-out.md").read_text("utf-8")

@@ -19,6 +19,9 @@ def import_tensorflow() -> None:
     """
     legacy.refuse()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A GPU is asked for what is needed, as it is needed: others use it too, and what runs out of
+    # memory is then the batch, not the neighbour.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     if "tensorflow" in sys.modules:
         return
     with _held_stderr():
