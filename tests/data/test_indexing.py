@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tltf.data.batches import Batches
 from tltf.data.indexing import Settings, build
 from tltf.data.manifest import BadInputsError, Manifest
 from tltf.errors import ArgumentError, DataError, MismatchError, StorageError
+from tltf.serving.inputs import items, known_count, shard_items
 from tltf.spec import DataSpec
 
 
@@ -258,3 +260,20 @@ def test_the_command_refuses(digits: Path, tmp_path: Path) -> None:
         done = tltf("index", **flags)
         assert done.code == code, done.err
         assert words in done.last_line
+
+
+def test_shards_of_an_index(digits: Path, tmp_path: Path) -> None:
+    """Each image belongs to one shard, and ``tltf embed`` takes the folder."""
+    build(written(tmp_path, digits), tmp_path / "index", Settings())
+    given = str(tmp_path / "index")
+    paths = [[item.path for item in shard_items(given, sys.stdin, shard=i, shards=7)]
+             for i in range(7)]  # fmt: skip
+    assert {len(some) for some in paths} == {17, 18}
+    assert sorted(path for some in paths for path in some) == sorted(
+        map(str, digits.rglob("*.png"))
+    )
+    assert len(list(items(given, sys.stdin))) == known_count(given) == 120
+    done = tltf("embed", inputs=given, backbone="small_cnn", weights="none", image_size=8,
+                out=tmp_path / "out", shards=3, format="tfrecord")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "120 done, 0 failed" in done.err

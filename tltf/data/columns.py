@@ -21,10 +21,9 @@ from typing import Any, overload
 import numpy as np
 
 from tltf import storage
-from tltf.data.manifest import SPLITS, Manifest, Record
+from tltf.data.manifest import INDEX, SPLITS, Manifest, Record
 from tltf.errors import StorageError
 
-HEADER = "index.json"
 FORMAT = 1
 AT_ONCE = 65_536
 """Rows that are read in one piece."""
@@ -37,11 +36,6 @@ COLUMNS: Mapping[str, np.dtype[Any]] = {
     "end": np.dtype("<u8"),  # where the row's path ends in PATHS
 }
 PATHS = "paths"
-
-
-def is_index(source: str) -> bool:
-    """Whether ``--data`` names a folder that ``tltf index`` has finished."""
-    return (Path(source) / HEADER).is_file()
 
 
 class Rows(Sequence[Record]):
@@ -212,7 +206,7 @@ def opened(folder: Path) -> IndexedManifest:
       InputMissingError: there is none.
       StorageError: it is damaged, or of another version.
     """
-    header = storage.read_sealed(folder / HEADER)
+    header = storage.read_sealed(folder / INDEX)
     if header.get("format") != FORMAT:
         raise StorageError(
             f"an index of format {header.get('format')}, expected {FORMAT}",

@@ -17,8 +17,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tltf.data import columns, scancache
+from tltf.data import scancache
 from tltf.data.decoder_process import ANSWER, REQUEST
+from tltf.data.manifest import is_index
 from tltf.errors import StorageError
 
 Answer = dict[str, Any]
@@ -106,7 +107,7 @@ def start_if_new(source: str) -> None:
     Args:
       source: ``--data``; new if the first file below it was never scanned.
     """
-    if columns.is_index(source):
+    if is_index(source):
         return
     with scancache.opened() as cache:
         for folder, _, names in os.walk(source):

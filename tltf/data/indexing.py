@@ -24,9 +24,9 @@ import numpy as np
 
 from tltf import storage
 from tltf.data import scan
-from tltf.data.columns import AT_ONCE, COLUMNS, FORMAT, HEADER, PATHS, IndexedManifest, opened
+from tltf.data.columns import AT_ONCE, COLUMNS, FORMAT, PATHS, IndexedManifest, opened
 from tltf.data.labels import understand
-from tltf.data.manifest import SPLITS, BadInputsError, Excluded, Manifest, Record
+from tltf.data.manifest import INDEX, SPLITS, BadInputsError, Excluded, Manifest, Record
 from tltf.data.rowstream import RowStream, Values
 from tltf.data.splitting import divided
 from tltf.data.tables import columns_of, raw_label, record_of
@@ -108,10 +108,10 @@ def build(
     about = _described(file, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in (HEADER, PROGRESS):
+        for name in (INDEX, PROGRESS):
             if (out / name).exists():
                 _check_same(storage.read_sealed(out / name)["about"], about, out)
-        if (out / HEADER).exists():
+        if (out / INDEX).exists():
             return opened(out)
         with _Writer(out, about) as writer:
             _append_all(writer, file, settings, progress)
@@ -345,7 +345,7 @@ def _finish(
         "notes": notes,
         "digest": _digest(out, classes),
     }
-    storage.write_sealed(out / HEADER, fields)
+    storage.write_sealed(out / INDEX, fields)
     shutil.rmtree(out / ROWS, ignore_errors=True)
     with contextlib.suppress(OSError):
         (out / PROGRESS).unlink()

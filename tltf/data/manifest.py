@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tltf.errors import DataError
 
@@ -24,6 +25,9 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """What people call their splits, in lower case."""
+
+INDEX = "index.json"
+"""In a folder that ``tltf index`` has finished; see :mod:`tltf.data.columns`."""
 
 Label = str | tuple[str, ...] | float
 """A class name (single_label), a tuple of class names (multi_label), a number (regression)."""
@@ -147,6 +151,11 @@ class Manifest:
             excluded=tuple(excluded),
             notes=tuple(header["notes"]),
         )
+
+
+def is_index(source: str | Path) -> bool:
+    """Whether a folder holds a manifest as columns."""
+    return (Path(source) / INDEX).is_file()
 
 
 def class_names(label: Label | None) -> tuple[str, ...]:

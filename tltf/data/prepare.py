@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tltf.data import columns, duplicates, folders, headers, scan, sources, splits
+from tltf.data import duplicates, folders, headers, scan, sources, splits
 from tltf.data.columns import IndexedManifest
-from tltf.data.manifest import Manifest, Record
+from tltf.data.manifest import Manifest, Record, is_index
 from tltf.errors import ArgumentError, DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
 
@@ -72,7 +72,7 @@ def two_domains(
       DataError: no target records, target classes that the source does not have, or labels that
         are no single classes.
     """
-    if columns.is_index(spec.source):
+    if is_index(spec.source):
         raise ArgumentError(
             "an index, which adaptation does not read",
             where=spec.source,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tltf.data import columns
 from tltf.data.folders import load_folder
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import Manifest, is_index
 from tltf.data.named_sets import load_digits, load_tfds
 from tltf.data.tables import SUFFIXES, load_table
 from tltf.data.textfiles import holds_texts, load_lines, load_text_folder
@@ -68,7 +68,7 @@ def _load_named(source: str) -> Manifest | None:
 
 def _load_path(path: Path, task: str, encoding: str) -> Manifest:
     path = _existing(path)
-    if columns.is_index(str(path)):
+    if is_index(path):
         return columns.opened(path)
     if not path.is_dir():
         return load_lines(path, task=task, encoding=encoding)

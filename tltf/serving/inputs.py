@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import itertools
 import json
 import os
 import queue
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from tltf.data.manifest import is_index
 from tltf.errors import DataError, InputMissingError
 
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -33,6 +35,7 @@ def items(given: str, stdin: TextIO, *, key: str = "image_bytes") -> Iterator[It
     """The inputs in order, as they become known.
 
     - ``-``: one line of stdin each, a path or, for a model of texts, a text;
+    - a folder that ``tltf index`` made: its images;
     - a folder: its files at any depth, hidden ones left out; a file, or a glob;
     - a ``.csv``, ``.tsv`` or ``.jsonl`` table with a column ``path`` (relative to the table) or
       ``text``; for a model of texts any other file is read as one text a line.
@@ -49,6 +52,8 @@ def items(given: str, stdin: TextIO, *, key: str = "image_bytes") -> Iterator[It
     """
     if given == "-":
         return (_item(line, key) for line in _lines(stdin))
+    if is_index(given):
+        return iter(_of_index(given, 0, 1))
     path = Path(given)
     if path.suffix.lower() in TABLES and path.is_file():
         return iter(_of_table(path, key))
@@ -58,14 +63,34 @@ def items(given: str, stdin: TextIO, *, key: str = "image_bytes") -> Iterator[It
     return iter([Item(name, path=name) for name in names])
 
 
+def shard_items(
+    given: str, stdin: TextIO, *, shard: int, shards: int, key: str = "image_bytes"
+) -> Iterator[Item]:
+    """Every ``shards``-th of the items, from ``shard`` on; of an index only these are looked at."""
+    if is_index(given):
+        return _of_index(given, shard, shards)
+    return itertools.islice(items(given, stdin, key=key), shard, None, shards)
+
+
+def _of_index(given: str, first: int, step: int) -> Iterator[Item]:
+    from tltf.data import columns  # NumPy, which a mistyped flag does not wait for
+
+    records = columns.opened(Path(given)).records
+    for i in range(first, len(records), step):
+        path = str(records[i].path)
+        yield Item(path, path=path)
+
+
 def check_given(given: str) -> list[str]:
-    """The names of the files, without a look into them; none for ``-``.
+    """The names of the files, without a look into them; none for ``-`` and of an index.
 
     Raises:
       InputMissingError: nothing is there.
     """
-    names = [] if given == "-" else _names(given)
-    if not names and given != "-":
+    if given == "-" or is_index(given):
+        return []
+    names = _names(given)
+    if not names:
         raise InputMissingError(
             "no files", where=f"--inputs={given}", next_action="pass a file, a folder or a glob"
         )
@@ -108,6 +133,10 @@ def batches(found: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 def known_count(given: str) -> int | None:
     """How many there will be, for the time left; None when that is not known."""
+    if is_index(given):
+        from tltf.data import columns  # see above
+
+        return len(columns.opened(Path(given)).records)
     path = Path(given)
     if given == "-" or (path.is_file() and path.suffix.lower() in (*TABLES, ".txt")):
         return None

@@ -29,7 +29,7 @@ from tltf.data.scan import examine
 from tltf.errors import MismatchError, named_list
 from tltf.models import heads
 from tltf.models.classifier import classifier
-from tltf.serving.inputs import Item, items
+from tltf.serving.inputs import Item, shard_items
 from tltf.serving.predicting import predictions
 from tltf.stages import featurefiles
 from tltf.training import boundary as boundaries
@@ -139,8 +139,7 @@ class Worker:
         return found
 
     def _items(self, shard: int, key: str) -> Iterator[Item]:
-        every = items(self.job.inputs, sys.stdin, key=key)
-        return itertools.islice(every, shard, None, self.job.shards)
+        return shard_items(self.job.inputs, sys.stdin, shard=shard, shards=self.job.shards, key=key)
 
     def _predict(self, shard: int) -> tuple[int, list[dict[str, Any]]]:
         model, bad, count = self._model, [], 0
