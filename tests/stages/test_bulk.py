@@ -163,6 +163,7 @@ def test_what_it_refuses(source: Path, digits: Path, tmp_path: Path) -> None:
 
 
 BEAM_IMAGES = 20_000
+BEAM_WORKER = b"apache_beam.runners.worker.sdk_worker_main"
 
 
 @pytest.mark.slow
@@ -223,10 +224,10 @@ def _beam_workers(session: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            line = (folder / "cmdline").read_bytes()
+            words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if int(fields[3]) == session and b"sdk_worker_main" in line and b"-c" not in line[:3]:
+        if int(fields[3]) == session and BEAM_WORKER in words:
             found.append(int(folder.name))
     return found
 
