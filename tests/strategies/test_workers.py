@@ -7,8 +7,10 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pictures import write_digit_folder
 
 from tltf import cluster
 from tltf.cli import launch
-from tltf.errors import ArgumentError
+from tltf.errors import ArgumentError, WorkerLostError
 from tltf.trained import load
 
 COMMAND = [sys.executable, "-c", "from tltf.cli.app import main; main()"]
@@ -148,41 +150,80 @@ def test_a_signal_to_one_stops_all_at_one_step(flags: list[str], tmp_path: Path)
     check_equal(whole, run, close=2e-5)
 
 
-WAITING = """
-import sys
-from tltf.training import strategies
-strategies.WAIT_SECONDS = float(sys.argv[1])
-placed = strategies.distribution("multiworker")
-placed.barrier()
-print("replicas", placed.replicas)
-"""
+def gathering(addresses: list[str], after: dict[int, float], limit: float) -> list[str]:
+    """What each worker says that comes after so many seconds; the others never come."""
+    said = dict.fromkeys(after, "")
+
+    def worker(index: int) -> None:
+        time.sleep(after[index])
+        try:
+            cluster.gather(cluster.Cluster(tuple(addresses), index), seconds=limit)
+            said[index] = "all there"
+        except WorkerLostError as error:
+            said[index] = str(error)
+
+    threads = [threading.Thread(target=worker, args=(index,)) for index in after]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return list(said.values())
+
+
+def test_a_late_worker_is_waited_for_with_a_limit() -> None:
+    addresses = launch._free_addresses(3)
+    assert gathering(addresses, {0: 0, 1: 0.5, 2: 1.5}, 30) == ["all there"] * 3
+    one, two = gathering(addresses, {0: 0, 2: 0.2}, 1)
+    for message in (one, two):
+        assert "waited 1 s for worker 1 (" + addresses[1] in message
+        assert "start the same command on all workers" in message
+    assert gathering(addresses[:1], {0: 0}, 0) == ["all there"]
+    with (
+        socket.create_server(("", int(addresses[0].split(":")[1]))),
+        pytest.raises(ArgumentError, match="cannot listen at the address of this worker"),
+    ):
+        cluster.gather(cluster.Cluster(tuple(addresses), 0), seconds=1)
+
+
+def test_workers_of_another_cluster_are_no_others() -> None:
+    """Nor is who sends something else."""
+    addresses = launch._free_addresses(3)
+    one = cluster.Cluster((addresses[0], addresses[1]), 0)
+    other = cluster.Cluster((addresses[2], addresses[0]), 0)
+    failed = []
+
+    def waits(who: cluster.Cluster) -> None:
+        try:
+            cluster.gather(who, seconds=1.5)
+        except WorkerLostError as error:
+            failed.append(error.where)
+
+    threads = [threading.Thread(target=waits, args=(who,)) for who in (one, other)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    with socket.create_connection(("127.0.0.1", int(addresses[0].split(":")[1]))) as talk:
+        talk.sendall(b"GET / HTTP/1.1")
+    for thread in threads:
+        thread.join()
+    assert sorted(failed) == sorted([addresses[1], addresses[0]])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("limit", "comes_after"), [(5, None), (120, 8)])
-def test_a_late_worker_is_waited_for_with_a_limit(limit: int, comes_after: int | None) -> None:
-    addresses = launch._free_addresses(2)
-
-    def start(index: int) -> subprocess.Popen[str]:
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        return subprocess.Popen(
-            [sys.executable, "-c", WAITING, str(limit)],
-            env={**os.environ, "TF_CONFIG": json.dumps(config)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    first = start(0)
-    if comes_after is None:
-        _, err = first.communicate(timeout=120)
-        assert first.returncode == 75
-        assert f"waiting for 2 workers: not all came within {limit} s" in err
-        return
-    time.sleep(comes_after)
-    second = start(1)
-    for process in (first, second):
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert "replicas 2" in out
+def test_the_command_ends_when_a_worker_does_not_come(tmp_path: Path) -> None:
+    config = {"cluster": {"worker": launch._free_addresses(2)},
+              "task": {"type": "worker", "index": 0}}  # fmt: skip
+    code = (
+        "from tltf import cluster; cluster.WAIT_SECONDS = 2\nfrom tltf.cli.app import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "--data=digits", "--backbone=small_cnn",
+         "--weights=none", f"--workdir={tmp_path / 'run'}", "--strategy=multiworker"],
+        env={**os.environ, "TF_CONFIG": json.dumps(config)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 75
+    assert "waited 2 s for worker 1" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

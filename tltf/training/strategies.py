@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +28,6 @@ from tltf.training import freezing, steps
 
 STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
 Logs = dict[str, Any]
-WAIT_SECONDS = 600.0
 LOST = (
     tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.DeadlineExceededError, tf.errors.InternalError,
@@ -250,6 +247,7 @@ def distribution(name: str) -> Distribution:
 
     Raises:
       ArgumentError: an unknown name, no TF_CONFIG for ``multiworker``, no TPU for ``tpu``.
+      WorkerLostError: not all workers came within ten minutes.
     """
     if name == "none":
         return Distribution()
@@ -257,33 +255,12 @@ def distribution(name: str) -> Distribution:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return Distribution(name, tf.distribute.MirroredStrategy([d.name for d in devices]))
     if name == "multiworker":
-        found = cluster.from_environment()
-        with _limited(f"waiting for {len(found.workers)} workers", WAIT_SECONDS):
-            return Distribution(name, tf.distribute.MultiWorkerMirroredStrategy())
+        cluster.gather(cluster.from_environment())
+        return Distribution(name, tf.distribute.MultiWorkerMirroredStrategy())
     if name == "tpu":
         return Distribution(name, _tpu())
     raise ArgumentError(f"strategy={name!r}, expected one of {', '.join(STRATEGIES)}",
                         where="--strategy")  # fmt: skip
-
-
-@contextlib.contextmanager
-def _limited(what: str, seconds: float) -> Iterator[None]:
-    """Ends the process when the block, which TensorFlow does not let go, takes too long."""
-
-    def end() -> None:
-        error = WorkerLostError(f"{what}: not all came within {seconds:.0f} s",
-                                where="--strategy=multiworker",
-                                next_action="start the same command on all of them")  # fmt: skip
-        print(error, file=sys.stderr, flush=True)
-        os._exit(error.exit_code)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _tpu() -> tf.distribute.Strategy:
