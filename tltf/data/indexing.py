@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,8 @@ MOST_CLASSES = 100_000
 KNOWN_FILES = 200_000
 
 Progress = Callable[[int, int], None]
+_Read = tuple[int, Record, str]
+"""A line, its record without a label, and the label as it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +212,7 @@ class _Writer:
         return handle
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     path: bytes
     sha256: bytes
     label: str
@@ -234,9 +235,9 @@ def _append_all(writer: _Writer, file: Path, settings: Settings, progress: Progr
     done = sum(1 for _ in islice(rows, writer.place.read))
     known: dict[str, scan.Finding] = {}
     while piece := list(islice(rows, AT_ONCE)):
-        records, bad = _understood(piece, roles, file)
-        findings = _scanned(records, known, settings)
-        good, worse = _rows(records, findings, settings, file)
+        read, bad = _understood(piece, roles, file)
+        findings = _scanned(read, known, settings)
+        good, worse = _rows(read, findings, settings, file)
         done += len(piece)
         suspect = sum(bool(found.suspect) and not found.reason for found in findings)
         writer.append(good, bad + worse, read=done, suspect=suspect)
@@ -246,51 +247,44 @@ def _append_all(writer: _Writer, file: Path, settings: Settings, progress: Progr
 
 def _understood(
     piece: Iterable[tuple[int, Values | str]], roles: Mapping[str, str], file: Path
-) -> tuple[list[tuple[int, Record]], list[Excluded]]:
-    """Records with their lines, the label as it was written; and the rows that are none."""
-    records, bad = [], []
+) -> tuple[list[_Read], list[Excluded]]:
+    """The rows with their records, and those that are none."""
+    found, bad = [], []
+    name, folder, column = file.name, str(file.parent), roles["label"]
     for line, values in piece:
         try:
             if isinstance(values, str):
                 raise ValueError(values)
-            record = record_of(line, values, roles, file)
-            label = raw_label(values.get(roles["label"]))
+            record = record_of(line, values, roles, name, folder)
+            label = raw_label(values.get(column))
             if isinstance(label, tuple) or not str(label).strip():
                 raise ValueError("empty label" if label == "" else f"several labels: {label}")
         except ValueError as error:
-            bad.append(Excluded(id=f"{file.name}:{line}", outcome="bad", reason=str(error)))
+            bad.append(Excluded(id=f"{name}:{line}", outcome="bad", reason=str(error)))
         else:
-            records.append((line, _labelled(record, str(label))))
-    return records, bad
-
-
-def _labelled(record: Record, label: str) -> Record:
-    return Record(id=record.id, path=record.path, label=label, group=record.group,
-                  split=record.split, weight=record.weight)  # fmt: skip
+            found.append((line, record, str(label)))
+    return found, bad
 
 
 def _scanned(
-    records: list[tuple[int, Record]], known: dict[str, scan.Finding], settings: Settings
+    read: list[_Read], known: dict[str, scan.Finding], settings: Settings
 ) -> list[scan.Finding]:
     """A finding for each; a file that is named again is not looked at again."""
     if len(known) > KNOWN_FILES:
         known.clear()
-    new = {str(record.path): record for _, record in records if record.path not in known}
+    new = {str(record.path): record for _, record, _ in read if record.path not in known}
     some = Manifest(task="single_label", classes=(), records=tuple(new.values()))
     found = scan.examine(some, max_image_pixels=settings.max_image_pixels).findings
     known |= {path: found[record.id] for path, record in new.items()}
-    return [known[str(record.path)] for _, record in records]
+    return [known[str(record.path)] for _, record, _ in read]
 
 
 def _rows(
-    records: list[tuple[int, Record]],
-    findings: list[scan.Finding],
-    settings: Settings,
-    file: Path,
+    read: list[_Read], findings: list[scan.Finding], settings: Settings, file: Path
 ) -> tuple[list[_Row], list[Excluded]]:
     good, bad = [], []
     root = os.fsencode(str(file.parent)) + b"/"
-    for (line, record), found in zip(records, findings, strict=True):
+    for (line, record, label), found in zip(read, findings, strict=True):
         if found.reason:
             name = f"{record.id} {record.path}"
             bad.append(Excluded(id=name, outcome="bad", reason=found.reason))
@@ -301,7 +295,7 @@ def _rows(
             _Row(
                 path=os.fsencode(str(record.path)).removeprefix(root),
                 sha256=bytes.fromhex(found.sha256),
-                label=str(record.label),
+                label=label,
                 weight=record.weight,
                 line=line,
                 named=SPLITS.index(record.split) + 1 if record.split else 0,
