@@ -21,6 +21,7 @@ from tltf.errors import ArgumentError, OutOfMemoryError
 from tltf.methods import AdaptSpec
 from tltf.pipeline import check_parts
 from tltf.spec import BackboneSpec, DataSpec, TransferSpec
+from tltf.training import environment
 from tltf.training.strategies import Distribution
 
 PLAN = [
@@ -52,6 +53,19 @@ def test_parts_give_the_step_of_the_whole(at_once: int) -> None:
             assert two[key] == pytest.approx(value, abs=1e-6), key
     for name, value in weights.items():
         np.testing.assert_allclose(others[name], value, atol=2e-6, err_msg=name)
+
+
+def test_parts_of_a_scaled_loss() -> None:
+    """Half precision scales the loss; what is summed is scaled alike."""
+    found = []
+    for at_once in (0, 3):
+        with environment.precision_policy("float16"):
+            found.append(trained(tiny.classifier(), micro_batch=at_once))
+    (whole, weights), (parts, others) = found
+    for one, two in zip(whole, parts, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=2e-3)
+    for name, value in weights.items():
+        np.testing.assert_allclose(others[name], value, atol=2e-3, err_msg=name)
 
 
 def test_variables_that_no_gradient_reaches_do_not_decay() -> None:
