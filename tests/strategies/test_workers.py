@@ -117,7 +117,10 @@ def test_killed_at_random_and_started_again(flags: list[str], tmp_path: Path) ->
                 assert "worker 1 ended or cannot be reached" in error["what"]
         else:
             assert launch.ended(processes) == [0, 0]
-            check_equal(whole, run, close=0)
+            # The mean of an epoch that was gone on with in its middle is summed in another order.
+            check_equal(whole, run, close=1e-6)
+            sealed = [(r / "weights/files.json").read_bytes() for r in (whole, run)]
+            assert sealed[0] == sealed[1]  # every weight, bit for bit
             print(run.name, "ended; killed worker, step of the state left, exit code:", hits)
             if len(hits) >= 10:
                 return
