@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +199,16 @@ def find_unreadable(
             return "" if digest == record.sha256 else "changed since it was scanned"
         return _check(record, 2**63, ScanCache(None)).reason
 
+    bad, rest = [], iter(records)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        reasons = list(pool.map(reason, records))
-    return tuple(
-        Excluded(id=record.id, outcome="bad", reason=why)
-        for record, why in zip(records, reasons, strict=True)
-        if why
-    )
+        while piece := list(islice(rest, _PIECE)):  # an index has more than memory holds
+            reasons = pool.map(reason, piece)
+            bad += [
+                Excluded(id=record.id, outcome="bad", reason=why)
+                for record, why in zip(piece, reasons, strict=True)
+                if why
+            ]
+    return tuple(bad)
 
 
 def reason_against(path: str, *, max_image_pixels: int = 64_000_000) -> str:
