@@ -2,7 +2,7 @@
 
 ``tltf index`` writes such a folder once (:mod:`tltf.data.indexing`): a folder for each split with
 one file for each column, and ``index.json``, which is written last and knows everything that would
-otherwise be counted. A row costs 49 bytes and its path. What is mapped into memory are pages of
+otherwise be counted. A row costs 56 bytes and its path. What is mapped into memory are pages of
 files, which the operating system takes back when it wants them.
 """
 
