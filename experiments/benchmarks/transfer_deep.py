@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from sklearn.datasets import load_digits
 import tltf
 from experiments.benchmarks.transfer import members, shared, summary
 from tltf.data import prepare
-from tltf.errors import InputMissingError
 from tltf.models import heads
 from tltf.models.classifier import classifier
 from tltf.spec import DataSpec, Phase
 from tltf.stages import domainfit
+from tltf.stages.adapting import CANDIDATES
 from tltf.stages.domainfit import Features, fit_method
 from tltf.training import boundary, freezing
 from tltf.transfer import fewshot as few
@@ -44,55 +43,84 @@ def digits(seeds: int, methods: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         }
     sizes = {"mnist": 2000, "usps": 1800}
     for a, b in (("mnist", "usps"), ("usps", "mnist")):
-        right: dict[str, list[np.ndarray]] = {}
+        tried = Tried(f"digits, {a}>{b}")
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
-            (x_s, y_s), (x_t, y_t) = (
-                tuple(part[i] for part in domains[d])
-                for d in (a, b)
-                for i in [rng.choice(len(domains[d][0]), sizes[d], replace=False)]
+            (x, y), (x_t, y_t) = domains[a], domains[b]
+            s, t = rng.permutation(len(x)), rng.permutation(len(x_t))[: sizes[b]]
+            val, s = s[sizes[a] : sizes[a] + 300], s[: sizes[a]]
+            data = Pixels(
+                train=(x[s],), labels=y[s], val=(x[val],), val_labels=y[val], target=(x_t[t],)
             )
             for method in dict.fromkeys(("source_only", *(methods or DIGITS))):
-                answers = _digits_once(method, x_s, y_s, x_t, seed)
-                right.setdefault(method, []).append(answers == y_t)
-        for name, rows in right.items():
-            base = None if name == "source_only" else np.stack(right["source_only"])
-            yield summary(f"digits, {a}>{b}", name, np.stack(rows), base)
+                fitted = fit_method(
+                    method, small_cnn(seed), data, phase=Phase("adapt", 10, 1e-3),
+                    n_classes=10, batch_size=64, seed=seed, weight=None, stop=None,
+                )  # fmt: skip
+                tried.add(method, fitted, data, y_t[t])
+        yield from tried.rows()
 
 
-def _digits_once(
-    method: str, x_s: np.ndarray, y_s: np.ndarray, x_t: np.ndarray, seed: int, *, epochs: int = 10
-) -> np.ndarray:
+class Pixels(Features):
+    """Images whose every pixel is a number of its own to the criteria."""
+
+    def pooled(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+        return arrays[0].reshape(len(arrays[0]), -1).astype(np.float64)
+
+
+def small_cnn(seed: int) -> keras.Model:
+    """Two convolutions and a hidden layer of 128, from 16 px to ten logits."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    model = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((16, 16, 1)),
-            layers.Conv2D(24, 5, padding="same", activation="relu"),
+            layers.Conv2D(16, 5, padding="same", activation="relu"),
             layers.MaxPooling2D(),
-            layers.Conv2D(48, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dense(128, activation="relu"),
             layers.Dense(10),
         ]
     )
-    data = tltf.adapt.DomainEpochs(
-        tltf.adapt.Domain((x_s,), np.eye(10, dtype="float32")[y_s]),
-        tltf.adapt.Domain((x_t,)),
-        batch_size=64,
-        seed=seed,
-    )
-    steps = epochs * data.steps_per_epoch
-    terms = tltf.adapt.terms_for(method, steps=steps, seed=seed)
-    training = tltf.adapt.training_model(model, *terms)
-    training.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-    )
-    batches = data.train_dataset(0, epochs=epochs)
-    training.fit(batches, steps_per_epoch=data.steps_per_epoch, epochs=epochs, verbose=0)
-    return model.predict(x_t, verbose=0, batch_size=256).argmax(axis=1)
+
+
+class Tried:
+    """What methods answered on the target, seed by seed, and what is known without its labels."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.right: dict[str, list[np.ndarray]] = {}
+        self.judged: dict[str, list[dict[str, float]]] = {}
+
+    def add(self, method: str, fitted: domainfit.Fitted, data: Features, truth: Any) -> None:
+        """One seed's answers of a method."""
+        self.right.setdefault(method, []).append(fitted.target_logits.argmax(axis=1) == truth)
+        judged = domainfit.judged(fitted, data, weights=domainfit.importance(data))
+        judged["source"] = float((fitted.val_logits.argmax(axis=1) == data.val_labels).mean())
+        self.judged.setdefault(method, []).append(judged)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every method against the source alone, and what each criterion would have chosen."""
+        base = np.stack(self.right["source_only"])
+        for name, rows in self.right.items():
+            means = {k: np.mean([row[k] for row in self.judged[name]]) for k in KEYS}
+            note = "source {source:.3f} reverse {reverse:.3f} density {density:.2f}".format(**means)
+            yield summary(self.name, name, np.stack(rows),
+                          None if name == "source_only" else base, note=note)  # fmt: skip
+        candidates = [m for m in ("source_only", *CANDIDATES) if m in self.right]
+        if len(candidates) == len(CANDIDATES) + 1:
+            for key, better in CRITERIA.items():
+                picked = [better(candidates, key=lambda m: self.judged[m][i][key])
+                          for i in range(len(base))]  # fmt: skip
+                rows = [self.right[m][i] for i, m in enumerate(picked)]
+                yield summary(self.name, f"auto by {key}", np.stack(rows), base,
+                              note="chose " + ", ".join(picked))  # fmt: skip
+
+
+KEYS = ("source", "reverse", "density")
+CRITERIA: dict[str, Any] = {"density": max, "reverse": max, "entropy": min, "weighted_risk": min}
 
 
 def pacs(seeds: int, methods: tuple[str, ...], work: Path) -> Iterator[dict[str, Any]]:
@@ -116,34 +144,20 @@ def pacs(seeds: int, methods: tuple[str, ...], work: Path) -> Iterator[dict[str,
             np.save(kept, model.features(data))
         features[domain], labels[domain] = np.load(kept), data.targets().argmax(axis=1)
     for a, b in (("photo", "art_painting"), ("art_painting", "photo")):
-        right: dict[str, list[np.ndarray]] = {}
-        density: dict[str, list[float]] = {}
+        tried = Tried(f"pacs, {a}>{b}")
         for seed in range(seeds):
-            found, order = _split(features[a], labels[a], features[b], seed)
+            found = _split(features[a], labels[a], features[b], seed)
             for method in dict.fromkeys(("source_only", *(methods or PACS))):
-                fitted = _head_once(method, found, network, seed)
-                right.setdefault(method, []).append(
-                    fitted.target_logits.argmax(axis=1) == labels[b]
-                )
-                p = np.asarray(tf.nn.softmax(fitted.target_logits), np.float64)
-                from tltf.transfer.unlabelled import soft_neighbourhood_density
-
-                density.setdefault(method, []).append(soft_neighbourhood_density(p))
-            del order
-        for name, rows in right.items():
-            base = None if name == "source_only" else np.stack(right["source_only"])
-            yield summary(f"pacs, {a}>{b}", name, np.stack(rows), base,
-                          note=f"density {np.mean(density[name]):.3f}")  # fmt: skip
+                tried.add(method, _head_once(method, found, network, seed), found, labels[b])
+        yield from tried.rows()
 
 
-def _split(
-    x: np.ndarray, y: np.ndarray, target: np.ndarray, seed: int
-) -> tuple[Features, np.ndarray]:
+def _split(x: np.ndarray, y: np.ndarray, target: np.ndarray, seed: int) -> Features:
     order = np.random.default_rng(seed).permutation(len(x))
     val, train = order[: len(x) * 15 // 100], order[len(x) * 15 // 100 :]
     return Features(
         train=(x[train],), labels=y[train], val=(x[val],), val_labels=y[val], target=(target,)
-    ), order
+    )
 
 
 def _head_once(method: str, found: Features, network: keras.Model, seed: int) -> domainfit.Fitted:
@@ -161,18 +175,6 @@ def _head_once(method: str, found: Features, network: keras.Model, seed: int) ->
     )  # fmt: skip
 
 
-def minilm(source: list[str], target: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The MiniLM encoder's sentence vectors, as ``--backbone=minilm`` computes them."""
-    try:
-        network = tltf.backbone("minilm")
-    except Exception as error:
-        raise InputMissingError("no minilm encoder at hand", where=str(error)[:80]) from error
-    texts = tf.constant([*source, *target])
-    rows = [np.asarray(network(texts[i : i + 64])) for i in range(0, len(texts), 64)]
-    x = np.concatenate([r.reshape(len(r), -1) if r.ndim == 2 else r.mean(axis=1) for r in rows])
-    return x[: len(source)], x[len(source) :]
-
-
 def fewshot(seeds: int) -> Iterator[dict[str, Any]]:
     """An encoder meets six classes in episodes and is tested on the other four, in 600 episodes."""
     digits = load_digits()
@@ -180,33 +182,39 @@ def fewshot(seeds: int) -> Iterator[dict[str, Any]]:
         "digits": ((digits.images[..., None] / 16.0).astype("float32"), digits.target),
         "sign_digits": _signs(),
     }
-    for (name, (x, y)), shots in itertools.product(sets.items(), (1, 5)):
-        found: dict[str, list[float]] = {}
+    for name, (x, y) in sets.items():
+        found: dict[tuple[int, str], list[few.EpisodeAccuracy]] = {}
         for seed in range(seeds):
-            for method, value in _episodes(x, y, shots, seed).items():
-                found.setdefault(method, []).append(value)
-        base = np.array(found[CLASSIFIER])
-        for method, values in found.items():
-            v = np.array(values)
-            yield summary(f"fewshot, {name}, {shots} shot", method, v[:, None],
-                          None if method == CLASSIFIER else base[:, None],
-                          base_name="class mean", note="600 episodes a seed")  # fmt: skip
+            for key, accuracy in _episodes(x, y, seed).items():
+                found.setdefault(key, []).append(accuracy)
+        for (shots, method), rows in found.items():
+            v = np.array([[row.value] for row in rows])
+            base = np.array([[row.value] for row in found[shots, CLASSIFIER]])
+            half = np.mean([row.high - row.low for row in rows]) * 50
+            yield summary(f"fewshot, {name}, {shots} shot", method, v,
+                          None if method == CLASSIFIER else base, base_name="class mean",
+                          note=f"600 episodes a seed, within one +-{half:.1f}")  # fmt: skip
 
 
 CLASSIFIER = "nearest class mean, classifier features"
 
 
-def _episodes(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> dict[str, float]:
+def _episodes(x: np.ndarray, y: np.ndarray, seed: int) -> dict[tuple[int, str], Any]:
     """Mean accuracy over the episodes on four classes that no encoder has met, 4 ways."""
     known = np.random.default_rng(seed).choice(10, 6, replace=False)
     old, new = np.isin(y, known), ~np.isin(y, known)
-    test = few.EpisodeSampler(y[new], ways=4, shots=shots, queries=10, seed=seed)
-    features = {
-        "nearest class mean, pixels": x[new].reshape(new.sum(), -1),
-        CLASSIFIER: np.asarray(_classifier(x[old], y[old], seed)(x[new])),
-        "prototypical network": np.asarray(_prototypical(x[old], y[old], shots, seed)(x[new])),
-    }
-    return {name: few.evaluate_episodes(z, test).value for name, z in features.items()}
+    classifier = np.asarray(_classifier(x[old], y[old], seed)(x[new]))
+    found = {}
+    for shots in (1, 5):
+        test = few.EpisodeSampler(y[new], ways=4, shots=shots, queries=10, seed=seed)
+        features = {
+            CLASSIFIER: classifier,
+            "nearest class mean, pixels": x[new].reshape(new.sum(), -1),
+            "prototypical network": np.asarray(_prototypical(x[old], y[old], shots, seed)(x[new])),
+        }
+        for name, z in features.items():
+            found[shots, name] = few.evaluate_episodes(z, test)
+    return found
 
 
 def _signs() -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +262,7 @@ def _prototypical(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> keras.
 
 
 def regularizers(seeds: int, work: Path) -> Iterator[dict[str, Any]]:
-    """Fine-tuning of the upper blocks of MobileNet(alpha=0.25) at 128 px, features kept below."""
+    """Fine-tuning of the upper blocks of MobileNet(alpha=0.25) at 224 px, features kept below."""
     for name in ("hymenoptera", "sign_digits"):
         for share in (0.15, 1.0):
             right: dict[str, list[np.ndarray]] = {}
@@ -295,10 +303,10 @@ def _tuned(name: str, share: float, method: str, seed: int, work: Path) -> np.nd
     from tltf.training.caching import Cache
 
     def batches(records: Any) -> Batches:
-        return Batches(records, classes=manifest.classes, task="single_label", image_size=128,
+        return Batches(records, classes=manifest.classes, task="single_label", image_size=224,
                        batch_size=16, seed=seed, views=1)  # fmt: skip
 
-    network = tltf.backbone("MobileNet:alpha=0.25", input_size=128)
+    network = tltf.backbone("MobileNet:alpha=0.25", input_size=224)
     head = tltf.head(len(manifest.classes), dropout=0.2, seed=seed)
     model = regularized(classifier(network, head), method)
     phases = (

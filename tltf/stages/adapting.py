@@ -39,7 +39,6 @@ from tltf.training.boundary import Boundary
 from tltf.training.interrupts import StopRequest, stop_requests
 from tltf.transfer.distances import distance_report
 from tltf.transfer.domain_norm import DomainBatchNormalization, adapt_batch_norm
-from tltf.transfer.unlabelled import criteria
 
 Say = Callable[[str], None]
 
@@ -154,10 +153,7 @@ def _selected(
 ) -> tuple[dict[str, Any], Fitted]:
     """The method that was asked for, or auto's choice; with every criterion for each."""
     weights = domainfit.importance(found)
-    rows = {}
-    for name, fit in fitted.items():
-        val, target = (_softmax(z) for z in (fit.val_logits, fit.target_logits))
-        rows[name] = criteria(val, found.val_labels, target, weights=weights).as_dict()
+    rows = {name: domainfit.judged(fit, found, weights=weights) for name, fit in fitted.items()}
     if spec.adapt.method == "auto":
         name = max(rows, key=lambda method: rows[method]["density"])
         sentence = f"{name}: {JUDGED}, among {', '.join(rows)}"
@@ -321,7 +317,3 @@ def _with_target_statistics(model: Trained, manifest: Manifest, fitted: Fitted) 
     target = model.batches(manifest.split("test"))
     adapt_batch_norm(model.model, (x for x, _, _ in target.eval_dataset()))
     return dataclasses.replace(fitted, target_logits=model.logits(target))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return calibration.apply_temperature(logits, 1.0, task="single_label")
