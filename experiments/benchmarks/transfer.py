@@ -39,6 +39,8 @@ flags.DEFINE_list("rows", list(ROWS), "Which measurements.", flag_values=FLAGS)
 flags.DEFINE_integer("seeds", 3, "Of everything that is random.", lower_bound=1,
                      flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_list("methods", [], "Only these methods, where a row has several.", flag_values=FLAGS)
+flags.DEFINE_list("pairs", [], "Only these directions of a row, as it prints them: photo>art.",
+                  flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_string("workdir", "runs/bench/transfer", "Where results and features go.",
                     flag_values=FLAGS)  # fmt: skip
 
@@ -55,14 +57,15 @@ def run(values: flags.FlagValues) -> None:
     work = Path(values["workdir"].value)
     work.mkdir(parents=True, exist_ok=True)
     seeds, methods = values["seeds"].value, tuple(values["methods"].value)
+    pairs = tuple(values["pairs"].value)
     if set(values["rows"].value) - {"office", "shift"}:
         import_tensorflow()
     measured: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "office": lambda: office(methods),
-        "digits": lambda: _deep().digits(seeds, methods),
-        "pacs": lambda: _deep().pacs(seeds, methods, work),
-        "amazon": lambda: _text().amazon(seeds, methods, _text().tfidf),
-        "minilm": lambda: _text().amazon(seeds, methods, _text().minilm),
+        "digits": lambda: _deep().digits(seeds, methods, pairs),
+        "pacs": lambda: _deep().pacs(seeds, methods, pairs, work),
+        "amazon": lambda: _text().amazon(seeds, methods, pairs, _text().tfidf),
+        "minilm": lambda: _text().amazon(seeds, methods, pairs, _text().minilm),
         "shift": lambda: shift(seeds),
         "fewshot": lambda: _deep().fewshot(seeds),
         "regularizers": lambda: _deep().regularizers(seeds, work),
@@ -125,6 +128,12 @@ def summary(
         found |= {"gain": 100 * (correct.mean() - base.mean()), "gain_low": 100 * low,
                   "gain_high": 100 * high, "base": base_name}  # fmt: skip
     return found
+
+
+def directions(a: str, b: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Both directions between two domains, or those of them that were asked for."""
+    both = [(a, b), (b, a)]
+    return [(s, t) for s, t in both if f"{s}>{t}" in pairs] or both
 
 
 def shared(*parts: str) -> Path:

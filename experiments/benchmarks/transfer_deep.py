@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,26 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import tltf
-from experiments.benchmarks.transfer import members, shared, summary
+from experiments.benchmarks.transfer import directions, members, shared, summary
 from tltf.data import prepare
-from tltf.models import heads
 from tltf.models.classifier import classifier
 from tltf.spec import DataSpec, Phase
 from tltf.stages import domainfit
 from tltf.stages.adapting import CANDIDATES
 from tltf.stages.domainfit import Features, fit_method
-from tltf.training import boundary, freezing
 from tltf.transfer import fewshot as few
 from tltf.transfer import metalearning
 
 DIGITS = ("source_only", "mmd", "deep_coral", "dann", "cdan_e", "mcc")
 PACS = (
     "source_only", "mmd", "dan", "jan", "deep_coral", "dann", "cdan_e", "mcc", "entropy", "afn",
-    "dsbn", "coral", "subspace", "tca", "jda", "meda", "propagation", "self_training", "kmm",
-    "domain_classifier",
+    "dsbn", "coral", "jda", "meda", "propagation", "self_training", "kmm", "domain_classifier",
 )  # fmt: skip
 
 
-def digits(seeds: int, methods: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def digits(
+    seeds: int, methods: tuple[str, ...], pairs: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
     """2,000 MNIST and 1,800 USPS images of 16 px; a small CNN from scratch, no augmentation."""
     with np.load(shared("images/digits_mnist_usps/public.npz")) as found:
         mnist = tf.image.resize(found["mnist_x"][..., None] / 255.0, (16, 16), antialias=True)
@@ -42,8 +41,8 @@ def digits(seeds: int, methods: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             "usps": (usps.astype(np.float32), found["usps_y"].astype(int)),
         }
     sizes = {"mnist": 2000, "usps": 1800}
-    for a, b in (("mnist", "usps"), ("usps", "mnist")):
-        tried = Tried(f"digits, {a}>{b}")
+    for a, b in directions("mnist", "usps", pairs):
+        tasks = []
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
             (x, y), (x_t, y_t) = domains[a], domains[b]
@@ -52,13 +51,15 @@ def digits(seeds: int, methods: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             data = Pixels(
                 train=(x[s],), labels=y[s], val=(x[val],), val_labels=y[val], target=(x_t[t],)
             )
-            for method in dict.fromkeys(("source_only", *(methods or DIGITS))):
-                fitted = fit_method(
-                    method, small_cnn(seed), data, phase=Phase("adapt", 10, 1e-3),
-                    n_classes=10, batch_size=64, seed=seed, weight=None, stop=None,
-                )  # fmt: skip
-                tried.add(method, fitted, data, y_t[t])
-        yield from tried.rows()
+            tasks.append((data, y_t[t]))
+
+        def fit(method: str, data: Features, seed: int) -> domainfit.Fitted:
+            return fit_method(
+                method, small_cnn(seed), data, phase=Phase("adapt", 10, 1e-3), n_classes=10,
+                batch_size=64, seed=seed, weight=None, stop=None,
+            )  # fmt: skip
+
+        yield from tried(f"digits, {a}>{b}", tasks, methods or DIGITS, fit)
 
 
 class Pixels(Features):
@@ -86,44 +87,55 @@ def small_cnn(seed: int) -> keras.Model:
     )
 
 
-class Tried:
-    """What methods answered on the target, seed by seed, and what is known without its labels."""
+def tried(
+    row: str,
+    tasks: list[tuple[Features, np.ndarray]],
+    methods: tuple[str, ...],
+    fit: Callable[[str, Features, int], domainfit.Fitted],
+) -> Iterator[dict[str, Any]]:
+    """Every method against the source alone, and what each criterion would have chosen.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.right: dict[str, list[np.ndarray]] = {}
-        self.judged: dict[str, list[dict[str, float]]] = {}
-
-    def add(self, method: str, fitted: domainfit.Fitted, data: Features, truth: Any) -> None:
-        """One seed's answers of a method."""
-        self.right.setdefault(method, []).append(fitted.target_logits.argmax(axis=1) == truth)
-        judged = domainfit.judged(fitted, data, weights=domainfit.importance(data))
-        judged["source"] = float((fitted.val_logits.argmax(axis=1) == data.val_labels).mean())
-        self.judged.setdefault(method, []).append(judged)
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every method against the source alone, and what each criterion would have chosen."""
-        base = np.stack(self.right["source_only"])
-        for name, rows in self.right.items():
-            means = {k: np.mean([row[k] for row in self.judged[name]]) for k in KEYS}
-            note = "source {source:.3f} reverse {reverse:.3f} density {density:.2f}".format(**means)
-            yield summary(self.name, name, np.stack(rows),
-                          None if name == "source_only" else base, note=note)  # fmt: skip
-        candidates = [m for m in ("source_only", *CANDIDATES) if m in self.right]
-        if len(candidates) == len(CANDIDATES) + 1:
-            for key, better in CRITERIA.items():
-                picked = [better(candidates, key=lambda m: self.judged[m][i][key])
-                          for i in range(len(base))]  # fmt: skip
-                rows = [self.right[m][i] for i, m in enumerate(picked)]
-                yield summary(self.name, f"auto by {key}", np.stack(rows), base,
-                              note="chose " + ", ".join(picked))  # fmt: skip
+    Args:
+      row: the name of the measurement.
+      tasks: data and the target's labels of each seed.
+      methods: to try beside the source alone.
+      fit: ``(method, data, seed) -> Fitted``.
+    """
+    right: dict[str, np.ndarray] = {}
+    judged: dict[str, list[dict[str, float]]] = {}
+    weights = [domainfit.importance(data) for data, _ in tasks]
+    for method in dict.fromkeys(("source_only", *methods)):
+        rows, judged[method] = [], []
+        for seed, (data, truth) in enumerate(tasks):
+            fitted = fit(method, data, seed)
+            rows.append(fitted.target_logits.argmax(axis=1) == truth)
+            found = domainfit.judged(fitted, data, weights=weights[seed])
+            found["source"] = (fitted.val_logits.argmax(axis=1) == data.val_labels).mean()
+            judged[method].append(found)
+        right[method] = np.stack(rows)
+        means = {k: np.mean([found[k] for found in judged[method]]) for k in KEYS}
+        yield summary(row, method, right[method],
+                      None if method == "source_only" else right["source_only"],
+                      note="source {source:.3f} reverse {reverse:.3f} density {density:.2f}"
+                      .format(**means))  # fmt: skip
+    candidates = [m for m in ("source_only", *CANDIDATES) if m in right]
+    if len(candidates) == len(CANDIDATES) + 1:
+        for key, better in CRITERIA.items():
+            picked = [
+                better(candidates, key=lambda m, i=i: judged[m][i][key]) for i in range(len(tasks))
+            ]
+            rows = [right[m][i] for i, m in enumerate(picked)]
+            yield summary(row, f"auto by {key}", np.stack(rows), right["source_only"],
+                          note="would choose " + ", ".join(picked))  # fmt: skip
 
 
 KEYS = ("source", "reverse", "density")
 CRITERIA: dict[str, Any] = {"density": max, "reverse": max, "entropy": min, "weighted_risk": min}
 
 
-def pacs(seeds: int, methods: tuple[str, ...], work: Path) -> Iterator[dict[str, Any]]:
+def pacs(
+    seeds: int, methods: tuple[str, ...], pairs: tuple[str, ...], work: Path
+) -> Iterator[dict[str, Any]]:
     """315 photos and 315 paintings; MobileNetV2 frozen, a bottleneck of 256, as ``tltf adapt``."""
     import tarfile
 
@@ -143,13 +155,9 @@ def pacs(seeds: int, methods: tuple[str, ...], work: Path) -> Iterator[dict[str,
         if not kept.exists():
             np.save(kept, model.features(data))
         features[domain], labels[domain] = np.load(kept), data.targets().argmax(axis=1)
-    for a, b in (("photo", "art_painting"), ("art_painting", "photo")):
-        tried = Tried(f"pacs, {a}>{b}")
-        for seed in range(seeds):
-            found = _split(features[a], labels[a], features[b], seed)
-            for method in dict.fromkeys(("source_only", *(methods or PACS))):
-                tried.add(method, _head_once(method, found, network, seed), found, labels[b])
-        yield from tried.rows()
+    for a, b in directions("photo", "art_painting", pairs):
+        tasks = [(_split(features[a], labels[a], features[b], i), labels[b]) for i in range(seeds)]
+        yield from tried(f"pacs, {a}>{b}", tasks, methods or PACS, _head_once)
 
 
 def _split(x: np.ndarray, y: np.ndarray, target: np.ndarray, seed: int) -> Features:
@@ -160,17 +168,13 @@ def _split(x: np.ndarray, y: np.ndarray, target: np.ndarray, seed: int) -> Featu
     )
 
 
-def _head_once(method: str, found: Features, network: keras.Model, seed: int) -> domainfit.Fitted:
-    head = tltf.head(7, hidden=(256,), seed=seed)
+def _head_once(method: str, found: Features, seed: int) -> domainfit.Fitted:
+    pool, *rest = tltf.head(7, hidden=(256,), seed=seed).layers
     if method == "dsbn":
-        pool, *rest = head.layers
-        norm = tltf.transfer.DomainBatchNormalization(dtype="float32")
-        head = keras.Sequential([pool, norm, *rest], name=heads.HEAD)
-    model = classifier(network, head)
-    freezing.set_trainable(model, "none")
-    cut = boundary.split(model)
+        rest = [tltf.transfer.DomainBatchNormalization(dtype="float32"), *rest]
+    tail = keras.Sequential([keras.Input(found.train[0].shape[1:]), pool, *rest])
     return fit_method(
-        method, cut.tail, found, phase=Phase("adapt", 30, 1e-3, unfreeze="none"), n_classes=7,
+        method, tail, found, phase=Phase("adapt", 30, 1e-3, unfreeze="none"), n_classes=7,
         batch_size=64, seed=seed, weight=None, stop=None,
     )  # fmt: skip
 

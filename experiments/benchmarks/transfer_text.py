@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import tltf
-from experiments.benchmarks.transfer import members, shared, summary
+from experiments.benchmarks.transfer import directions, members, shared, summary
 from tltf.errors import InputMissingError
 from tltf.spec import Phase
 from tltf.stages.domainfit import Features, fit_method
@@ -34,7 +34,9 @@ NETWORKS = ("mmd", "deep_coral", "dann", "cdan_e", "mcc")
 """A hidden layer of 64 on the same features, by itself and with these terms."""
 
 
-def amazon(seeds: int, methods: tuple[str, ...], encode: Encode) -> Iterator[dict[str, Any]]:
+def amazon(
+    seeds: int, methods: tuple[str, ...], pairs: tuple[str, ...], encode: Encode
+) -> Iterator[dict[str, Any]]:
     """600 source and 600 target reviews of each seed, both directions."""
     files = members(shared("text/amazon_multidomain/public.tar.gz"))
     texts = {
@@ -46,7 +48,7 @@ def amazon(seeds: int, methods: tuple[str, ...], encode: Encode) -> Iterator[dic
         ]
         for domain in ("books", "dvd")
     }  # fmt: skip
-    for a, b in (("books", "dvd"), ("dvd", "books")):
+    for a, b in directions("books", "dvd", pairs):
         right: dict[str, list[np.ndarray]] = {}
         for seed in range(seeds):
             source, target = (
