@@ -314,8 +314,8 @@ def _tuned(name: str, share: float, method: str, seed: int, work: Path) -> np.nd
     head = tltf.head(len(manifest.classes), dropout=0.2, seed=seed)
     model = regularized(classifier(network, head), method)
     phases = (
-        Phase("head", 15, 1e-3, unfreeze="none"),
-        Phase("tune", 15, 3e-4, unfreeze="last:4"),
+        Phase("head", 10, 1e-3, unfreeze="none"),
+        Phase("tune", 10, 3e-4, unfreeze="last:4"),
     )
     tltf.fit_phases(
         model, phases, batches(tuple(train[sorted(kept)])), validation=batches(

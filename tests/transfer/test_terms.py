@@ -54,6 +54,10 @@ TERMS = {
     ),
     "coral": (lambda: transfer.CORAL(), "x", lambda s, t, x: oracle.coral(s, t)),
     "entropy": (lambda: transfer.Entropy(), "x", lambda s, t, x: oracle.mean_entropy(t)),
+    "information": (
+        lambda: transfer.Entropy(diversity=0.7), "x",
+        lambda s, t, x: oracle.mean_entropy(t) - 0.7 * oracle.entropy_of_mean(t),
+    ),
     "mcc": (
         lambda: transfer.MinimumClassConfusion(), "x",
         lambda s, t, x: oracle.class_confusion(t, 2.5),

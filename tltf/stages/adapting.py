@@ -46,7 +46,7 @@ SOURCE_ONLY = "source_only"
 CANDIDATES = ("mmd", "mcc", "meda")
 """What ``--method=auto`` tries beside the source alone; docs/transfer.md has the measurements."""
 
-JUDGED = "chosen without target labels, by the soft neighbourhood density of the predictions"
+JUDGED = "chosen without target labels, by the reverse accuracy of its answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def _selected(
     weights = domainfit.importance(found)
     rows = {name: domainfit.judged(fit, found, weights=weights) for name, fit in fitted.items()}
     if spec.adapt.method == "auto":
-        name = max(rows, key=lambda method: rows[method]["density"])
+        name = max(rows, key=lambda method: rows[method]["reverse"])
         sentence = f"{name}: {JUDGED}, among {', '.join(rows)}"
     else:
         name = spec.adapt.method
