@@ -51,7 +51,10 @@ def test_the_whole_story(drawn: dict[str, Path], tmp_path: Path) -> None:
     judged = report["adaptation"]["selection"]["criteria"]
     assert set(judged) == {"source_only", "mmd"}
     assert all(0 <= row["reverse"] <= 1 for row in judged.values())
-    assert "reverse accuracy" in (run / "report" / "report.html").read_text("utf-8")
+    page = (run / "report" / "report.html").read_text("utf-8")
+    assert "reverse accuracy" in page
+    assert "on 36 target examples" in page
+    assert "test examples" not in page
     assert report["verdict"]["n"] == 36
     # First the distance, then the choice, and both before any number.
     lines = done.err.splitlines()
