@@ -155,7 +155,7 @@ def members(path: Path) -> dict[str, bytes]:
 OFFICE: dict[str, Callable[[Any, Any, Any], np.ndarray]] = {
     "1nn": shallow.nearest_neighbour,
     "coral": lambda s, y, t: _neighbour(shallow.coral_align(s, t), y),
-    "subspace": lambda s, y, t: _neighbour(shallow.subspace_align(s, t, dimensions=30), y),
+    "subspace": lambda s, y, t: _neighbour(shallow.subspace_align(s, t), y),
     "tca": lambda s, y, t: _neighbour(shallow.tca(s, t), y, unit=True),
     "jda": lambda s, y, t: shallow.jda(s, y, t).labels,
     "propagation": lambda s, y, t: pseudolabels.label_propagation(s, y, t).argmax(1),

@@ -21,6 +21,7 @@ from tltf.data.manifest import Manifest
 from tltf.data.reading import reading
 from tltf.errors import ArgumentError, printable
 from tltf.evaluation import calibration, evaluate, rejection, verdict
+from tltf.evaluation.summary import summary
 from tltf.models import heads
 from tltf.models.classifier import backbone_of, classifier
 from tltf.rundir import RunDir
@@ -205,6 +206,7 @@ def run_adaptation_report(
             **context,
             "adaptation": extra,
         }
+    found["summary"] = summary(found)
     with sealed.committed(run.report) as folder:
         write_report(folder, found, done.chosen.history, title=run.path.name)
         rows = "".join(_rows(done, data, logits))
