@@ -11,6 +11,8 @@ from commands import tltf
 from integration_domains import draw
 from test_readme import BLOCK
 
+from tltf import adapt
+
 PAGE = Path(__file__).parents[1] / "docs" / "transfer.md"
 
 
@@ -24,6 +26,20 @@ def test_every_python_block_runs() -> None:
     names: dict[str, object] = {"__name__": "docs"}
     for text in blocks("python"):
         exec(compile(text, "transfer.md", "exec"), names)
+    assert np.mean(names["answers"] == names["truth"]) > 0.5
+
+
+@pytest.mark.parametrize("method", adapt.TERMS)
+def test_the_block_of_ten_lines_takes_every_term(method: str) -> None:
+    """The page says "any of": each in the place of the one that is written there."""
+    data, terms = (next(b for b in blocks("python") if text in b) for text in
+                   ("def network()", "training_model(model"))  # fmt: skip
+    written = "tltf.transfer.DANN(hidden=(16,), ramp_steps=steps)"
+    assert terms.count(written) == 1
+    names: dict[str, object] = {"__name__": "docs"}
+    exec(compile(data, "transfer.md", "exec"), names)
+    code = terms.replace(written, f"*tltf.adapt.terms_for({method!r}, steps=steps)")
+    exec(compile(code, "transfer.md", "exec"), names)
     assert np.mean(names["answers"] == names["truth"]) > 0.5
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,26 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import tltf
-from experiments.benchmarks.transfer import members, shared, summary
+from experiments.benchmarks.transfer import directions, members, shared, summary
 from tltf.data import prepare
-from tltf.errors import InputMissingError
-from tltf.models import heads
 from tltf.models.classifier import classifier
 from tltf.spec import DataSpec, Phase
 from tltf.stages import domainfit
+from tltf.stages.adapting import CANDIDATES
 from tltf.stages.domainfit import Features, fit_method
-from tltf.training import boundary, freezing
 from tltf.transfer import fewshot as few
 from tltf.transfer import metalearning
 
 DIGITS = ("source_only", "mmd", "deep_coral", "dann", "cdan_e", "mcc")
 PACS = (
     "source_only", "mmd", "dan", "jan", "deep_coral", "dann", "cdan_e", "mcc", "entropy", "afn",
-    "dsbn", "coral", "subspace", "tca", "jda", "meda", "propagation", "self_training", "kmm",
-    "domain_classifier",
+    "dsbn", "coral", "jda", "meda", "propagation", "self_training", "kmm", "domain_classifier",
 )  # fmt: skip
 
 
-def digits(seeds: int, methods: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def digits(
+    seeds: int, methods: tuple[str, ...], pairs: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
     """2,000 MNIST and 1,800 USPS images of 16 px; a small CNN from scratch, no augmentation."""
     with np.load(shared("images/digits_mnist_usps/public.npz")) as found:
         mnist = tf.image.resize(found["mnist_x"][..., None] / 255.0, (16, 16), antialias=True)
@@ -43,59 +41,101 @@ def digits(seeds: int, methods: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             "usps": (usps.astype(np.float32), found["usps_y"].astype(int)),
         }
     sizes = {"mnist": 2000, "usps": 1800}
-    for a, b in (("mnist", "usps"), ("usps", "mnist")):
-        right: dict[str, list[np.ndarray]] = {}
+    for a, b in directions("mnist", "usps", pairs):
+        tasks = []
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
-            (x_s, y_s), (x_t, y_t) = (
-                tuple(part[i] for part in domains[d])
-                for d in (a, b)
-                for i in [rng.choice(len(domains[d][0]), sizes[d], replace=False)]
+            (x, y), (x_t, y_t) = domains[a], domains[b]
+            s, t = rng.permutation(len(x)), rng.permutation(len(x_t))[: sizes[b]]
+            val, s = s[sizes[a] : sizes[a] + 300], s[: sizes[a]]
+            data = Pixels(
+                train=(x[s],), labels=y[s], val=(x[val],), val_labels=y[val], target=(x_t[t],)
             )
-            for method in dict.fromkeys(("source_only", *(methods or DIGITS))):
-                answers = _digits_once(method, x_s, y_s, x_t, seed)
-                right.setdefault(method, []).append(answers == y_t)
-        for name, rows in right.items():
-            base = None if name == "source_only" else np.stack(right["source_only"])
-            yield summary(f"digits, {a}>{b}", name, np.stack(rows), base)
+            tasks.append((data, y_t[t]))
+
+        def fit(method: str, data: Features, seed: int) -> domainfit.Fitted:
+            return fit_method(
+                method, small_cnn(seed), data, phase=Phase("adapt", 10, 1e-3), n_classes=10,
+                batch_size=64, seed=seed, weight=None, stop=None,
+            )  # fmt: skip
+
+        yield from tried(f"digits, {a}>{b}", tasks, methods or DIGITS, fit)
 
 
-def _digits_once(
-    method: str, x_s: np.ndarray, y_s: np.ndarray, x_t: np.ndarray, seed: int, *, epochs: int = 10
-) -> np.ndarray:
+class Pixels(Features):
+    """Images whose every pixel is a number of its own to the criteria."""
+
+    def pooled(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+        return arrays[0].reshape(len(arrays[0]), -1).astype(np.float64)
+
+
+def small_cnn(seed: int) -> keras.Model:
+    """Two convolutions and a hidden layer of 128, from 16 px to ten logits."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    model = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((16, 16, 1)),
-            layers.Conv2D(24, 5, padding="same", activation="relu"),
+            layers.Conv2D(16, 5, padding="same", activation="relu"),
             layers.MaxPooling2D(),
-            layers.Conv2D(48, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dense(128, activation="relu"),
             layers.Dense(10),
         ]
     )
-    data = tltf.adapt.DomainEpochs(
-        tltf.adapt.Domain((x_s,), np.eye(10, dtype="float32")[y_s]),
-        tltf.adapt.Domain((x_t,)),
-        batch_size=64,
-        seed=seed,
-    )
-    steps = epochs * data.steps_per_epoch
-    terms = tltf.adapt.terms_for(method, steps=steps, seed=seed)
-    training = tltf.adapt.training_model(model, *terms)
-    training.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-    )
-    batches = data.train_dataset(0, epochs=epochs)
-    training.fit(batches, steps_per_epoch=data.steps_per_epoch, epochs=epochs, verbose=0)
-    return model.predict(x_t, verbose=0, batch_size=256).argmax(axis=1)
 
 
-def pacs(seeds: int, methods: tuple[str, ...], work: Path) -> Iterator[dict[str, Any]]:
+def tried(
+    row: str,
+    tasks: list[tuple[Features, np.ndarray]],
+    methods: tuple[str, ...],
+    fit: Callable[[str, Features, int], domainfit.Fitted],
+) -> Iterator[dict[str, Any]]:
+    """Every method against the source alone, and what each criterion would have chosen.
+
+    Args:
+      row: the name of the measurement.
+      tasks: data and the target's labels of each seed.
+      methods: to try beside the source alone.
+      fit: ``(method, data, seed) -> Fitted``.
+    """
+    right: dict[str, np.ndarray] = {}
+    judged: dict[str, list[dict[str, float]]] = {}
+    weights = [domainfit.importance(data) for data, _ in tasks]
+    for method in dict.fromkeys(("source_only", *methods)):
+        rows, judged[method] = [], []
+        for seed, (data, truth) in enumerate(tasks):
+            fitted = fit(method, data, seed)
+            rows.append(fitted.target_logits.argmax(axis=1) == truth)
+            found = domainfit.judged(fitted, data, weights=weights[seed])
+            found["source"] = (fitted.val_logits.argmax(axis=1) == data.val_labels).mean()
+            judged[method].append(found)
+        right[method] = np.stack(rows)
+        means = {k: np.mean([found[k] for found in judged[method]]) for k in KEYS}
+        yield summary(row, method, right[method],
+                      None if method == "source_only" else right["source_only"],
+                      note="source {source:.3f} reverse {reverse:.3f} density {density:.2f}"
+                      .format(**means))  # fmt: skip
+    candidates = [m for m in ("source_only", *CANDIDATES) if m in right]
+    if len(candidates) == len(CANDIDATES) + 1:
+        for key, better in CRITERIA.items():
+            picked = [
+                better(candidates, key=lambda m, i=i: judged[m][i][key]) for i in range(len(tasks))
+            ]
+            rows = [right[m][i] for i, m in enumerate(picked)]
+            yield summary(row, f"auto by {key}", np.stack(rows), right["source_only"],
+                          note="would choose " + ", ".join(picked))  # fmt: skip
+
+
+KEYS = ("source", "reverse", "density")
+CRITERIA: dict[str, Any] = {"density": max, "reverse": max, "entropy": min, "weighted_risk": min}
+
+
+def pacs(
+    seeds: int, methods: tuple[str, ...], pairs: tuple[str, ...], work: Path
+) -> Iterator[dict[str, Any]]:
     """315 photos and 315 paintings; MobileNetV2 frozen, a bottleneck of 256, as ``tltf adapt``."""
     import tarfile
 
@@ -115,62 +155,28 @@ def pacs(seeds: int, methods: tuple[str, ...], work: Path) -> Iterator[dict[str,
         if not kept.exists():
             np.save(kept, model.features(data))
         features[domain], labels[domain] = np.load(kept), data.targets().argmax(axis=1)
-    for a, b in (("photo", "art_painting"), ("art_painting", "photo")):
-        right: dict[str, list[np.ndarray]] = {}
-        density: dict[str, list[float]] = {}
-        for seed in range(seeds):
-            found, order = _split(features[a], labels[a], features[b], seed)
-            for method in dict.fromkeys(("source_only", *(methods or PACS))):
-                fitted = _head_once(method, found, network, seed)
-                right.setdefault(method, []).append(
-                    fitted.target_logits.argmax(axis=1) == labels[b]
-                )
-                p = np.asarray(tf.nn.softmax(fitted.target_logits), np.float64)
-                from tltf.transfer.unlabelled import soft_neighbourhood_density
-
-                density.setdefault(method, []).append(soft_neighbourhood_density(p))
-            del order
-        for name, rows in right.items():
-            base = None if name == "source_only" else np.stack(right["source_only"])
-            yield summary(f"pacs, {a}>{b}", name, np.stack(rows), base,
-                          note=f"density {np.mean(density[name]):.3f}")  # fmt: skip
+    for a, b in directions("photo", "art_painting", pairs):
+        tasks = [(_split(features[a], labels[a], features[b], i), labels[b]) for i in range(seeds)]
+        yield from tried(f"pacs, {a}>{b}", tasks, methods or PACS, _head_once)
 
 
-def _split(
-    x: np.ndarray, y: np.ndarray, target: np.ndarray, seed: int
-) -> tuple[Features, np.ndarray]:
+def _split(x: np.ndarray, y: np.ndarray, target: np.ndarray, seed: int) -> Features:
     order = np.random.default_rng(seed).permutation(len(x))
     val, train = order[: len(x) * 15 // 100], order[len(x) * 15 // 100 :]
     return Features(
         train=(x[train],), labels=y[train], val=(x[val],), val_labels=y[val], target=(target,)
-    ), order
+    )
 
 
-def _head_once(method: str, found: Features, network: keras.Model, seed: int) -> domainfit.Fitted:
-    head = tltf.head(7, hidden=(256,), seed=seed)
+def _head_once(method: str, found: Features, seed: int) -> domainfit.Fitted:
+    pool, *rest = tltf.head(7, hidden=(256,), seed=seed).layers
     if method == "dsbn":
-        pool, *rest = head.layers
-        norm = tltf.transfer.DomainBatchNormalization(dtype="float32")
-        head = keras.Sequential([pool, norm, *rest], name=heads.HEAD)
-    model = classifier(network, head)
-    freezing.set_trainable(model, "none")
-    cut = boundary.split(model)
+        rest = [tltf.transfer.DomainBatchNormalization(dtype="float32"), *rest]
+    tail = keras.Sequential([keras.Input(found.train[0].shape[1:]), pool, *rest])
     return fit_method(
-        method, cut.tail, found, phase=Phase("adapt", 30, 1e-3, unfreeze="none"), n_classes=7,
+        method, tail, found, phase=Phase("adapt", 30, 1e-3, unfreeze="none"), n_classes=7,
         batch_size=64, seed=seed, weight=None, stop=None,
     )  # fmt: skip
-
-
-def minilm(source: list[str], target: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The MiniLM encoder's sentence vectors, as ``--backbone=minilm`` computes them."""
-    try:
-        network = tltf.backbone("minilm")
-    except Exception as error:
-        raise InputMissingError("no minilm encoder at hand", where=str(error)[:80]) from error
-    texts = tf.constant([*source, *target])
-    rows = [np.asarray(network(texts[i : i + 64])) for i in range(0, len(texts), 64)]
-    x = np.concatenate([r.reshape(len(r), -1) if r.ndim == 2 else r.mean(axis=1) for r in rows])
-    return x[: len(source)], x[len(source) :]
 
 
 def fewshot(seeds: int) -> Iterator[dict[str, Any]]:
@@ -180,33 +186,39 @@ def fewshot(seeds: int) -> Iterator[dict[str, Any]]:
         "digits": ((digits.images[..., None] / 16.0).astype("float32"), digits.target),
         "sign_digits": _signs(),
     }
-    for (name, (x, y)), shots in itertools.product(sets.items(), (1, 5)):
-        found: dict[str, list[float]] = {}
+    for name, (x, y) in sets.items():
+        found: dict[tuple[int, str], list[few.EpisodeAccuracy]] = {}
         for seed in range(seeds):
-            for method, value in _episodes(x, y, shots, seed).items():
-                found.setdefault(method, []).append(value)
-        base = np.array(found[CLASSIFIER])
-        for method, values in found.items():
-            v = np.array(values)
-            yield summary(f"fewshot, {name}, {shots} shot", method, v[:, None],
-                          None if method == CLASSIFIER else base[:, None],
-                          base_name="class mean", note="600 episodes a seed")  # fmt: skip
+            for key, accuracy in _episodes(x, y, seed).items():
+                found.setdefault(key, []).append(accuracy)
+        for (shots, method), rows in found.items():
+            v = np.array([[row.value] for row in rows])
+            base = np.array([[row.value] for row in found[shots, CLASSIFIER]])
+            half = np.mean([row.high - row.low for row in rows]) * 50
+            yield summary(f"fewshot, {name}, {shots} shot", method, v,
+                          None if method == CLASSIFIER else base, base_name="class mean",
+                          note=f"600 episodes a seed, within one +-{half:.1f}")  # fmt: skip
 
 
 CLASSIFIER = "nearest class mean, classifier features"
 
 
-def _episodes(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> dict[str, float]:
+def _episodes(x: np.ndarray, y: np.ndarray, seed: int) -> dict[tuple[int, str], Any]:
     """Mean accuracy over the episodes on four classes that no encoder has met, 4 ways."""
     known = np.random.default_rng(seed).choice(10, 6, replace=False)
     old, new = np.isin(y, known), ~np.isin(y, known)
-    test = few.EpisodeSampler(y[new], ways=4, shots=shots, queries=10, seed=seed)
-    features = {
-        "nearest class mean, pixels": x[new].reshape(new.sum(), -1),
-        CLASSIFIER: np.asarray(_classifier(x[old], y[old], seed)(x[new])),
-        "prototypical network": np.asarray(_prototypical(x[old], y[old], shots, seed)(x[new])),
-    }
-    return {name: few.evaluate_episodes(z, test).value for name, z in features.items()}
+    classifier = np.asarray(_classifier(x[old], y[old], seed)(x[new]))
+    found = {}
+    for shots in (1, 5):
+        test = few.EpisodeSampler(y[new], ways=4, shots=shots, queries=10, seed=seed)
+        features = {
+            CLASSIFIER: classifier,
+            "nearest class mean, pixels": x[new].reshape(new.sum(), -1),
+            "prototypical network": np.asarray(_prototypical(x[old], y[old], shots, seed)(x[new])),
+        }
+        for name, z in features.items():
+            found[shots, name] = few.evaluate_episodes(z, test)
+    return found
 
 
 def _signs() -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +266,7 @@ def _prototypical(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> keras.
 
 
 def regularizers(seeds: int, work: Path) -> Iterator[dict[str, Any]]:
-    """Fine-tuning of the upper blocks of MobileNet(alpha=0.25) at 128 px, features kept below."""
+    """Fine-tuning of the upper blocks of MobileNet(alpha=0.25) at 224 px, features kept below."""
     for name in ("hymenoptera", "sign_digits"):
         for share in (0.15, 1.0):
             right: dict[str, list[np.ndarray]] = {}
@@ -295,15 +307,15 @@ def _tuned(name: str, share: float, method: str, seed: int, work: Path) -> np.nd
     from tltf.training.caching import Cache
 
     def batches(records: Any) -> Batches:
-        return Batches(records, classes=manifest.classes, task="single_label", image_size=128,
+        return Batches(records, classes=manifest.classes, task="single_label", image_size=224,
                        batch_size=16, seed=seed, views=1)  # fmt: skip
 
-    network = tltf.backbone("MobileNet:alpha=0.25", input_size=128)
+    network = tltf.backbone("MobileNet:alpha=0.25", input_size=224)
     head = tltf.head(len(manifest.classes), dropout=0.2, seed=seed)
     model = regularized(classifier(network, head), method)
     phases = (
-        Phase("head", 15, 1e-3, unfreeze="none"),
-        Phase("tune", 15, 3e-4, unfreeze="last:4"),
+        Phase("head", 10, 1e-3, unfreeze="none"),
+        Phase("tune", 10, 3e-4, unfreeze="last:4"),
     )
     tltf.fit_phases(
         model, phases, batches(tuple(train[sorted(kept)])), validation=batches(

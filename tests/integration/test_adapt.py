@@ -6,12 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import tltf, tree
 from integration_domains import CLASSES, draw
 
 import tltf as library
-from tltf.methods import ADAPT_METHODS
+from tltf.methods import ADAPT_METHODS, AdaptSpec
+from tltf.spec import BackboneSpec, DataSpec
+from tltf.stages import adapting
+from tltf.stages.domainfit import Features, Fitted
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
@@ -44,7 +48,13 @@ def test_the_whole_story(drawn: dict[str, Path], tmp_path: Path) -> None:
     ours, base = report["metrics"], report["baselines"]["source_only"]["metrics"]
     assert ours["accuracy"]["n"] == base["accuracy"]["n"] == 36
     assert report["adaptation"]["distance"]["mmd"]["p_value"] < 0.05
-    assert set(report["adaptation"]["selection"]["criteria"]) == {"source_only", "mmd"}
+    judged = report["adaptation"]["selection"]["criteria"]
+    assert set(judged) == {"source_only", "mmd"}
+    assert all(0 <= row["reverse"] <= 1 for row in judged.values())
+    page = (run / "report" / "report.html").read_text("utf-8")
+    assert "reverse accuracy" in page
+    assert "on 36 target examples" in page
+    assert "test examples" not in page
     assert report["verdict"]["n"] == 36
     # First the distance, then the choice, and both before any number.
     lines = done.err.splitlines()
@@ -142,6 +152,31 @@ def test_what_cannot_be_adapted_is_said(drawn: dict[str, Path], tmp_path: Path) 
         done = adapt(drawn, tmp_path / "run", **options)
         assert done.code == code, done.err
         assert text in done.err
+
+
+def test_auto_takes_the_answers_that_teach_the_source_best() -> None:
+    """Not the most sure or the densest ones: those collapse (docs/transfer.md)."""
+    rng = np.random.default_rng(0)
+    y, truth = np.arange(60) % 3, np.arange(60) % 3
+    x = (np.eye(3, 4)[y] * 4 + rng.normal(size=(60, 4))).astype("float32")
+    moved = (np.eye(3, 4)[truth] * 4 + rng.normal(size=(60, 4)) + 1.0).astype("float32")
+    found = Features(train=(x,), labels=y, val=(x,), val_labels=y, target=(moved,))
+    eye = np.eye(3) * 5
+    answers = {"source_only": truth * 0, "mmd": np.where(rng.random(60) < 0.3, 0, truth),
+               "meda": truth, "mcc": np.full(60, 2)}  # fmt: skip
+    fitted = {
+        name: Fitted(method=name, weights=[], val_logits=eye[y], history=[],
+                     target_logits=eye[rows] * (20 if name == "mcc" else 1))
+        for name, rows in answers.items()
+    }  # fmt: skip
+    spec = library.TransferSpec(
+        data=DataSpec(source="-"), backbone=BackboneSpec(name="-"), adapt=AdaptSpec(target="-")
+    )
+    selection, chosen = adapting._selected(fitted, found, spec)
+    assert selection["chosen"] == chosen.method == "meda"
+    rows = selection["criteria"]
+    assert max(rows, key=lambda name: rows[name]["density"]) != "meda"
+    assert "without target labels" in selection["sentence"]
 
 
 def test_the_family_is_public() -> None:

@@ -101,6 +101,11 @@ def mean_entropy(z: np.ndarray) -> float:
     return float(np.mean([entropy(p) for p in softmax(z)]))
 
 
+def entropy_of_mean(z: np.ndarray) -> float:
+    """Liang et al. (2020), equation 4: the entropy of the mean prediction."""
+    return entropy(sum(softmax(z)) / len(z))
+
+
 def class_confusion(z: np.ndarray, temperature: float) -> float:
     """Jin et al. 2020, equations 2 to 7."""
     y = softmax(z / temperature)

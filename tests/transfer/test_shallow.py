@@ -190,3 +190,23 @@ def test_wrong_arguments_are_said(call, error, text) -> None:
     source, y, target, _ = domains()
     with pytest.raises(error, match=text):
         call(source, y, target)
+
+
+def test_reverse_accuracy_tells_right_answers_from_wrong_ones() -> None:
+    rng = np.random.default_rng(0)
+    y, truth = np.arange(90) % 3, np.arange(60) % 3
+    s = np.eye(3, 5)[y] * 3 + rng.normal(size=(90, 5))
+    t = np.eye(3, 5)[truth] * 3 + rng.normal(size=(60, 5)) + 2.0
+    found = [
+        unlabelled.reverse_accuracy(s, y, t, answers)
+        for answers in (truth, np.where(rng.random(60) < 0.5, truth, 0), (truth + 1) % 3)
+    ]
+    assert found[0] > 0.9
+    assert found[0] > found[1] + 0.05
+    assert found[2] < 0.1
+    order = rng.permutation(60)
+    assert unlabelled.reverse_accuracy(s, y, t[order], truth[order]) == pytest.approx(found[0])
+    # One answer for all is the share of that class in the source.
+    assert unlabelled.reverse_accuracy(s, y, t, np.full(60, 2)) == pytest.approx(1 / 3)
+    with pytest.raises(DataError, match="expected 60 class indices"):
+        unlabelled.reverse_accuracy(s, y, t, truth[:7])

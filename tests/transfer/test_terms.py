@@ -54,6 +54,10 @@ TERMS = {
     ),
     "coral": (lambda: transfer.CORAL(), "x", lambda s, t, x: oracle.coral(s, t)),
     "entropy": (lambda: transfer.Entropy(), "x", lambda s, t, x: oracle.mean_entropy(t)),
+    "information": (
+        lambda: transfer.Entropy(diversity=0.7), "x",
+        lambda s, t, x: oracle.mean_entropy(t) - 0.7 * oracle.entropy_of_mean(t),
+    ),
     "mcc": (
         lambda: transfer.MinimumClassConfusion(), "x",
         lambda s, t, x: oracle.class_confusion(t, 2.5),
@@ -114,6 +118,29 @@ def test_adversarial_losses_are_the_papers_equations(entropy_weights: bool) -> N
     if entropy_weights:
         expected = oracle.weighted_domain_loss(*d, *sides(g, domain))
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [transfer.DANN, transfer.CDAN])
+def test_normalised_features_cannot_run_away_from_the_discriminator(kind) -> None:
+    (x, logits), domain = inputs("pair")
+    layer = kind(hidden=(6,), normalize=True)
+    given = [x, logits] if kind is transfer.CDAN else x
+    longer = [7 * x, logits] if kind is transfer.CDAN else 7 * x
+    found = value(layer, given, domain)
+    assert value(layer, longer, domain) == pytest.approx(found, abs=1e-5)
+    assert value(kind(hidden=(6,)), longer, domain) != pytest.approx(found, abs=1e-2)
+    if kind is transfer.DANN:
+        seen = x / np.linalg.norm(x, axis=1, keepdims=True) * np.sqrt(x.shape[1])
+        plain = transfer.DANN(hidden=(6,))
+        assert found == pytest.approx(value(plain, seen.astype("float32"), domain), abs=1e-5)
+    # No gradient along the features themselves, and a finite one where they are zero.
+    by_x, _ = gradients(layer, given, domain)
+    along = np.sum(np.asarray(by_x[0]) * x, axis=1)
+    np.testing.assert_allclose(along, 0, atol=1e-5)
+    zero = keras.tree.map_structure(np.zeros_like, given)
+    by_zero, _ = gradients(layer, zero, domain)
+    assert np.isfinite(np.asarray(by_zero[0])).all()
+    assert layer.get_config()["normalize"] is True
 
 
 def test_a_large_product_is_randomised() -> None:

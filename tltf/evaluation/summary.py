@@ -31,7 +31,8 @@ def summary(report: Mapping[str, Any]) -> str:
     if estimate["low"] is not None:
         low, high = (shown(name, estimate[end], unit=False) for end in ("low", "high"))
         interval = f"95 % interval {low} to {high}"
-    scope = f"{n:,} test example{'' if n == 1 else 's'}"
+    part = "target" if report.get("adaptation") else "test"
+    scope = f"{n:,} {part} example{'' if n == 1 else 's'}"
     if report["classes"]:
         what = "classes" if task == "single_label" else "labels"
         scope += f", {len(report['classes'])} {what}"

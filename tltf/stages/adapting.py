@@ -21,6 +21,7 @@ from tltf.data.manifest import Manifest
 from tltf.data.reading import reading
 from tltf.errors import ArgumentError, printable
 from tltf.evaluation import calibration, evaluate, rejection, verdict
+from tltf.evaluation.summary import summary
 from tltf.models import heads
 from tltf.models.classifier import backbone_of, classifier
 from tltf.rundir import RunDir
@@ -39,7 +40,6 @@ from tltf.training.boundary import Boundary
 from tltf.training.interrupts import StopRequest, stop_requests
 from tltf.transfer.distances import distance_report
 from tltf.transfer.domain_norm import DomainBatchNormalization, adapt_batch_norm
-from tltf.transfer.unlabelled import criteria
 
 Say = Callable[[str], None]
 
@@ -47,7 +47,7 @@ SOURCE_ONLY = "source_only"
 CANDIDATES = ("mmd", "mcc", "meda")
 """What ``--method=auto`` tries beside the source alone; docs/transfer.md has the measurements."""
 
-JUDGED = "chosen without target labels, by the soft neighbourhood density of the predictions"
+JUDGED = "chosen without target labels, by the reverse accuracy of its answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +154,9 @@ def _selected(
 ) -> tuple[dict[str, Any], Fitted]:
     """The method that was asked for, or auto's choice; with every criterion for each."""
     weights = domainfit.importance(found)
-    rows = {}
-    for name, fit in fitted.items():
-        val, target = (_softmax(z) for z in (fit.val_logits, fit.target_logits))
-        rows[name] = criteria(val, found.val_labels, target, weights=weights).as_dict()
+    rows = {name: domainfit.judged(fit, found, weights=weights) for name, fit in fitted.items()}
     if spec.adapt.method == "auto":
-        name = max(rows, key=lambda method: rows[method]["density"])
+        name = max(rows, key=lambda method: rows[method]["reverse"])
         sentence = f"{name}: {JUDGED}, among {', '.join(rows)}"
     else:
         name = spec.adapt.method
@@ -209,6 +206,7 @@ def run_adaptation_report(
             **context,
             "adaptation": extra,
         }
+    found["summary"] = summary(found)
     with sealed.committed(run.report) as folder:
         write_report(folder, found, done.chosen.history, title=run.path.name)
         rows = "".join(_rows(done, data, logits))
@@ -321,7 +319,3 @@ def _with_target_statistics(model: Trained, manifest: Manifest, fitted: Fitted) 
     target = model.batches(manifest.split("test"))
     adapt_batch_norm(model.model, (x for x, _, _ in target.eval_dataset()))
     return dataclasses.replace(fitted, target_logits=model.logits(target))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return calibration.apply_temperature(logits, 1.0, task="single_label")

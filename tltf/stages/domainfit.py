@@ -12,11 +12,12 @@ import numpy as np
 
 from tltf import adapt
 from tltf.errors import ArgumentError
+from tltf.evaluation import calibration
 from tltf.spec import Phase
 from tltf.training import loop, objectives
 from tltf.training.interrupts import StopRequest
 from tltf.training.optimizers import build_optimizer
-from tltf.transfer import distances, manifold, pseudolabels, reweighting, shallow
+from tltf.transfer import distances, manifold, pseudolabels, reweighting, shallow, unlabelled
 from tltf.transfer.domains import Domain, DomainEpochs
 from tltf.transfer.kernels import Floats
 from tltf.transfer.shallow import Labels
@@ -183,6 +184,20 @@ def importance(features: Features) -> Floats:
     return reweighting.domain_classifier_weights(
         val, distances.drawn(target, 2000, rng), strength=0.01
     )
+
+
+def judged(fitted: Fitted, features: Features, *, weights: Floats) -> dict[str, float]:
+    """Every criterion without target labels: those of the answers, and the reverse accuracy."""
+    val, answers = (
+        calibration.apply_temperature(z, 1.0, task="single_label")
+        for z in (fitted.val_logits, fitted.target_logits)
+    )
+    found = unlabelled.criteria(val, features.val_labels, answers, weights=weights).as_dict()
+    back = unlabelled.reverse_accuracy(
+        features.pooled(features.train), features.labels, features.pooled(features.target),
+        answers.argmax(axis=1),
+    )  # fmt: skip
+    return {**found, "reverse": back}
 
 
 def _predicted(model: keras.Model, inputs: tuple[np.ndarray, ...]) -> np.ndarray:

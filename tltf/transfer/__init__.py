@@ -41,6 +41,7 @@ _PUBLIC = {
     "ulsif": "reweighting",
     "effective_sample_size": "reweighting",
     "criteria": "unlabelled",
+    "reverse_accuracy": "unlabelled",
     "Domain": "domains",
     "DomainEpochs": "domains",
     "TrAdaBoost": "boosting",

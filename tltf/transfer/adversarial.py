@@ -39,6 +39,8 @@ class DANN(DomainTerm):
       hidden: units of its hidden ReLU layers.
       strength: lambda at the end of the ramp.
       ramp_steps: training steps until then, usually all; 0 for full strength at once.
+      normalize: the discriminator sees features of length sqrt(D), so that they cannot run away
+        from it by growing; False in the paper.
       seed: of its initial weights.
 
     Example::
@@ -55,10 +57,12 @@ class DANN(DomainTerm):
         hidden: Sequence[int] = (256, 256),
         strength: float = 1.0,
         ramp_steps: int = 0,
+        normalize: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(weight, ramp_steps=ramp_steps, **kwargs)
+        self.normalize = normalize
         if strength < 0:
             raise ArgumentError(f"strength={strength:g}, expected >= 0", where=type(self).__name__)
         self.hidden, self.strength, self.seed = tuple(hidden), strength, seed
@@ -93,7 +97,15 @@ class DANN(DomainTerm):
 
     def value(self, features: Any, source: Any, target: Any, *, ramp: Any) -> Any:
         ones = ops.ones_like(source)
-        return self.domain_loss(flat(features), ones, source, target, ramp=ramp)
+        return self.domain_loss(self.scaled(features), ones, source, target, ramp=ramp)
+
+    def scaled(self, features: Any) -> Any:
+        """Features ``[B, D]`` as the discriminator takes them."""
+        x = flat(features)
+        if not self.normalize:
+            return x
+        # The root of zero has no finite slope.
+        return x * x.shape[1] ** 0.5 / ops.sqrt(ops.sum(x * x, axis=1, keepdims=True) + 1e-12)
 
     def domain_loss(self, x: Any, weights: Any, source: Any, target: Any, *, ramp: Any) -> Any:
         """Binary cross-entropy of the domains on reversed features, weighted in each domain."""
@@ -107,7 +119,8 @@ class DANN(DomainTerm):
         return (on_source + on_target) / 2.0
 
     def get_config(self) -> dict[str, Any]:
-        own = {"hidden": list(self.hidden), "strength": self.strength, "seed": self.seed}
+        own = {"hidden": list(self.hidden), "strength": self.strength, "seed": self.seed,
+               "normalize": self.normalize}  # fmt: skip
         return {**super().get_config(), **own}
 
 
@@ -138,12 +151,14 @@ class CDAN(DANN):
         hidden: Sequence[int] = (256, 256),
         strength: float = 1.0,
         ramp_steps: int = 0,
+        normalize: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            weight, hidden=hidden, strength=strength, ramp_steps=ramp_steps, seed=seed, **kwargs
-        )
+            weight, hidden=hidden, strength=strength, ramp_steps=ramp_steps, normalize=normalize,
+            seed=seed, **kwargs,
+        )  # fmt: skip
         self.entropy_weights = entropy_weights
         self.random: list[Any] = []
 
@@ -166,7 +181,7 @@ class CDAN(DANN):
         return MOST_PRODUCT // 4 if d * c > MOST_PRODUCT else d * c
 
     def value(self, features: Any, source: Any, target: Any, *, ramp: Any) -> Any:
-        f, logits = features
+        f, logits = self.scaled(features[0]), features[1]
         g = ops.stop_gradient(ops.softmax(logits))
         if self.random:
             r_f, r_g = self.random

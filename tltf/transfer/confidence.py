@@ -17,13 +17,32 @@ class Entropy(DomainTerm):
     """Mean entropy of the target's predictions: ``-mean_t sum_c p_c log p_c``.
 
     Grandvalet & Bengio, *Semi-supervised Learning by Entropy Minimization* (NIPS 2004), equation
-    6. Call it with logits ``[B, C]``.
+    6. By itself it is smallest where every example gets the same answer; ``diversity`` times the
+    entropy of the mean prediction, ``-sum_c q_c log q_c`` with ``q = mean_t p``, is subtracted
+    against that (Liang et al., *Do We Really Need to Access the Source Data?*, ICML 2020,
+    equations 3 and 4). Call it with logits ``[B, C]``.
+
+    Args:
+      weight, ramp_steps: as :class:`~tltf.transfer.terms.DomainTerm`.
+      diversity: >= 0; 0 for the entropy alone.
     """
 
     AT = "logits"
 
+    def __init__(
+        self, weight: float = 1.0, *, diversity: float = 0.0, ramp_steps: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(weight, ramp_steps=ramp_steps, **kwargs)
+        if diversity < 0:
+            raise ArgumentError(f"diversity={diversity:g}, expected >= 0", where="Entropy")
+        self.diversity = diversity
+
     def value(self, features: Any, source: Any, target: Any, *, ramp: Any) -> Any:
-        return masked_mean(entropy(ops.softmax(features)), target)
+        p = ops.softmax(features)
+        return masked_mean(entropy(p), target) - self.diversity * entropy(masked_mean(p, target))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "diversity": self.diversity}
 
 
 @keras.saving.register_keras_serializable(package="tltf")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.linear_model import RidgeClassifier
 
 from tltf.transfer import kernels, shallow
 from tltf.transfer.kernels import Floats
@@ -55,6 +56,43 @@ def criteria(
         entropy=mean_entropy(q),
         density=soft_neighbourhood_density(q),
     )
+
+
+def reverse_accuracy(
+    source: ArrayLike,
+    labels: ArrayLike,
+    target: ArrayLike,
+    answers: ArrayLike,
+    *,
+    ridge: float = 1.0,
+) -> float:
+    """How well a head that learns only from answers on the target does on the source.
+
+    ``mean_i [h(x_i) = y_i]`` over the source, h a linear head fitted to the target examples and the
+    answers in the place of their labels: wrong answers teach it wrongly, and the source has the
+    truth. Larger is better. Zhong et al., *Cross Validation Framework to Choose Amongst
+    Models and Datasets for Transfer Learning* (ECML 2010); Ganin et al. (JMLR 2016) choose by a
+    relative of it.
+
+    Args:
+      source, target: features ``[n, D]`` and ``[m, D]``; each is standardised by itself.
+      labels: class indices of the source ``[n]``.
+      answers: class indices that a method gave to the target ``[m]``.
+      ridge: weight of the head's squared norm in its least squares, for each feature; > 0.
+
+    Raises:
+      DataError: labels or answers that are no class indices, or as many as there are examples.
+
+    Example::
+
+      reverse_accuracy(x, y, x_target, model.predict(x_target).argmax(axis=1))
+    """
+    s, t = kernels.pair(source, target)
+    y, said = shallow.checked_labels(labels, len(s)), shallow.checked_labels(answers, len(t))
+    if len(np.unique(said)) == 1:
+        return float((y == said[0]).mean())
+    head = RidgeClassifier(alpha=ridge * t.shape[1]).fit(shallow.standardized(t), said)
+    return float((head.predict(shallow.standardized(s)) == y).mean())
 
 
 def mean_entropy(probabilities: Floats) -> float:
