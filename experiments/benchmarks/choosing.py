@@ -8,6 +8,7 @@
 - ``rates``: learning rates by a sweep against the recipe's fixed ones.
 - ``tune``: a search of ``--minutes`` against the plan without one.
 
+Every seed draws other training photos; what is not drawn is the test split, up to ``--tests``.
 Photos are looked for in ``$TLTF_TEST_DATA``, weights in ``$KERAS_HOME``. What is done is kept in
 ``FOLDER``: the same command again goes on.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from absl import flags
 from scipy import stats
 
 from experiments.benchmarks.protocol import bootstrapped
-from experiments.benchmarks.quality import unpacked
+from experiments.benchmarks.samples import sample
 from tltf.cli.app import Program, execute
 from tltf.cli.quiet import import_tensorflow
 from tltf.cli.run_flags import required
@@ -39,18 +39,21 @@ SETS = ("cats_dogs", "hymenoptera", "sign_digits", "cifar10")
 CANDIDATES = (
     "MobileNetV2", "MobileNetV2@block_13", "MobileNetV2@block_6", "MobileNetV2:alpha=0.35",
     "MobileNetV2:alpha=0.35@block_13", "MobileNet:alpha=0.25", "MobileNet:alpha=0.25@block_6",
-    "MobileNetV2@random", "MobileNet:alpha=0.25@random",
+    "MobileNetV2:alpha=0.35@random", "MobileNet:alpha=0.25@random",
 )  # fmt: skip
 # Top-1 on ImageNet as the Keras and MobileNet pages give it; a truncation has none of its own, it
 # counts as just below its whole network, deeper before shallower.
 IMAGENET = {"MobileNetV2": 71.3, "MobileNetV2:alpha=0.35": 60.3, "MobileNet:alpha=0.25": 49.8}
 SCORES = ("probe", "neighbours", "class_mean", "logme", "h_score", "leep", "nce", "imagenet")
 ROWS = ("rank", "rates", "tune")
+Tables = dict[str, list[Path]]
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("rows", list(ROWS), "Which.", flag_values=FLAGS)
 flags.DEFINE_list("sets", list(SETS), "Image sets.", flag_values=FLAGS)
-flags.DEFINE_integer("photos", 240, "At most so many of each.", lower_bound=40, flag_values=FLAGS)
+flags.DEFINE_integer("photos", 160, "To train on and to validate.", lower_bound=40,
+                     flag_values=FLAGS)  # fmt: skip
+flags.DEFINE_integer("tests", 300, "Test photos at most.", lower_bound=40, flag_values=FLAGS)
 flags.DEFINE_integer("seeds", 3, "Splits.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_float("minutes", 10.0, "Of each search.", lower_bound=0.1, flag_values=FLAGS)
 flags.DEFINE_string("workdir", None, "Where everything goes.", flag_values=FLAGS)
@@ -65,23 +68,15 @@ def run(values: flags.FlagValues) -> None:
     import_tensorflow()
     work = Path(values["workdir"].value)
     work.mkdir(parents=True, exist_ok=True)
-    folders = {name: some(name, values["photos"].value, work) for name in values["sets"].value}
     rows = {"rank": ranked, "rates": rates, "tune": tuned}
+    sizes = {name: values[name].value for name in ("photos", "tests")}
+    tables = {
+        name: [sample(name, seed=seed, work=work, **sizes) for seed in range(values["seeds"].value)]
+        for name in values["sets"].value
+    }
     for name in values["rows"].value:
-        for line in rows[name](folders, values, work):
+        for line in rows[name](tables, values, work):
             print(line, flush=True)
-
-
-def some(name: str, count: int, work: Path) -> Path:
-    """A folder with the same number of photos of each class."""
-    target = work / f"{name}-{count}"
-    if not target.exists():
-        classes = sorted(p for p in unpacked(name, work / "data").iterdir() if p.is_dir())
-        for folder in classes:
-            (target / folder.name).mkdir(parents=True)
-            for path in sorted(folder.iterdir())[: count // len(classes)]:
-                shutil.copy(path, target / folder.name / path.name)
-    return target
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
@@ -93,17 +88,19 @@ def kept(path: Path, compute: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
-def ranked(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> list[str]:
+def ranked(tables: Tables, values: flags.FlagValues, work: Path) -> list[str]:
     """Weighted Kendall tau of each score with real fine-tuning, by set and on average."""
     lines, taus = [], {name: [] for name in SCORES}
-    for data, folder in folders.items():
-        scored = kept(work / "rank" / data / "scores.json", lambda f=folder: _scores(f))
+    del values
+    for data, drawn in tables.items():
+        scored = kept(work / "rank" / drawn[0].stem / "scores.json",
+                      lambda t=drawn[0]: _scores(t))  # fmt: skip
         accuracies = {}
         for name in CANDIDATES:
             found = [
-                kept(work / "rank" / data / f"{name}-{seed}.json",
-                     lambda f=folder, n=name, s=seed: _fine_tuned(f, n, s))
-                for seed in range(values["seeds"].value)
+                kept(work / "rank" / table.stem / f"{name}.json",
+                     lambda t=table, n=name, s=seed: _fine_tuned(t, n, s))
+                for seed, table in enumerate(drawn)
             ]  # fmt: skip
             accuracies[name] = float(np.mean(found))
         for name in SCORES:
@@ -140,18 +137,18 @@ def _imagenet(name: str) -> float:
     return IMAGENET[whole] - (99 - depth) / 1000
 
 
-def _scores(folder: Path) -> dict[str, Any]:
+def _scores(table: Path) -> dict[str, Any]:
     """Every score of every candidate, and the passes that a whole candidate cost."""
     from tltf.selection.candidates import candidates
     from tltf.stages.ranking import run_ranking
 
-    data = DataSpec(source=str(folder))
+    data = DataSpec(source=str(table))
     found = run_ranking(data, candidates(",".join(CANDIDATES)), say=print, progress=False)
     rows = [row.as_dict() for row in found.rows]
-    return {"rows": rows, "notes": found.notes, "cost": _cost(folder)}
+    return {"rows": rows, "notes": found.notes, "cost": _cost(table)}
 
 
-def _cost(folder: Path) -> float:
+def _cost(table: Path) -> float:
     """Seconds of a ranking's pass over those of the bare network on the same photos, median."""
     import tltf
     from tltf.data import prepare
@@ -159,7 +156,7 @@ def _cost(folder: Path) -> float:
     from tltf.selection.passes import run_pass
     from tltf.training import features
 
-    manifest = prepare.prepared(DataSpec(source=str(folder)), seed=0)
+    manifest = prepare.prepared(DataSpec(source=str(table)), seed=0)
     network = tltf.backbone("MobileNetV2")
     network.trainable = False
     settings = {"classes": manifest.classes, "task": manifest.task, "image_size": 224}
@@ -176,7 +173,7 @@ def _cost(folder: Path) -> float:
     return float(np.median([run_pass(network, data).seconds / bare() for _ in range(3)]))
 
 
-def _fine_tuned(folder: Path, name: str, seed: int) -> float:
+def _fine_tuned(table: Path, name: str, seed: int) -> float:
     """Test accuracy of the default two phases on a candidate."""
     import keras
 
@@ -192,7 +189,7 @@ def _fine_tuned(folder: Path, name: str, seed: int) -> float:
 
     keras.backend.clear_session()
     [candidate] = candidates(name)
-    manifest = prepare.prepared(DataSpec(source=str(folder)), seed=seed)
+    manifest = prepare.prepared(DataSpec(source=str(table)), seed=seed)
     with seeded_initializers(seed):
         network = tltf.backbone(candidate.backbone, candidate.weights)
         if candidate.block:
@@ -218,19 +215,20 @@ def _fine_tuned(folder: Path, name: str, seed: int) -> float:
     if logits is None:
         logits = model.predict(test.eval_dataset().map(lambda x, *_: x), verbose=0)
     accuracy = float((logits.argmax(axis=1) == test.targets().argmax(axis=1)).mean())
-    print(f"  {folder.name} {name} seed {seed}: {accuracy:.3f}", flush=True)
+    print(f"  {table.stem} {name} seed {seed}: {accuracy:.3f}", flush=True)
     return accuracy
 
 
-def rates(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> list[str]:
+def rates(tables: Tables, values: flags.FlagValues, work: Path) -> list[str]:
     """``--head_lr=auto --tune_lr=auto`` against the recipe's rates: paired by test image."""
     lines = []
-    for data, folder in folders.items():
+    del values
+    for data, drawn in tables.items():
         right = {
             kind: [
-                kept(work / "rates" / data / f"{kind}-{seed}.json",
-                     lambda f=folder, k=kind, s=seed: _right(f, s, work, auto=k == "auto"))
-                for seed in range(values["seeds"].value)
+                kept(work / "rates" / table.stem / f"{kind}.json",
+                     lambda t=table, k=kind, s=seed: _right(t, s, work, auto=k == "auto"))
+                for seed, table in enumerate(drawn)
             ]
             for kind in ("fixed", "auto")
         }  # fmt: skip
@@ -250,7 +248,7 @@ def rates(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> lis
     return lines
 
 
-def _right(folder: Path, seed: int, work: Path, *, auto: bool) -> dict[str, Any]:
+def _right(table: Path, seed: int, work: Path, *, auto: bool) -> dict[str, Any]:
     import keras
 
     from tltf import pipeline
@@ -259,9 +257,9 @@ def _right(folder: Path, seed: int, work: Path, *, auto: bool) -> dict[str, Any]
     phases = (Phase("head", unfreeze="none"), Phase("tune"))
     if auto:
         phases = tuple(dataclasses.replace(phase, learning_rate="auto") for phase in phases)
-    spec = TransferSpec(data=DataSpec(source=str(folder)), seed=seed, export="none",
+    spec = TransferSpec(data=DataSpec(source=str(table)), seed=seed, export="none",
                         backbone=BackboneSpec(name="MobileNetV2"), phases=phases)  # fmt: skip
-    target = work / "rates" / f"{folder.name}-{'auto' if auto else 'fixed'}-{seed}"
+    target = work / "rates" / f"{table.stem}-{'auto' if auto else 'fixed'}-{seed}"
     started = time.monotonic()
     done = pipeline.transfer(spec, workdir=target, progress=False, say=lambda _: None)
     seconds = time.monotonic() - started
@@ -274,13 +272,13 @@ def _per_image(run: Path) -> dict[str, int]:
     return {row["id"]: int(row["predicted"] == row["label"]) for row in rows}
 
 
-def tuned(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> list[str]:
+def tuned(tables: Tables, values: flags.FlagValues, work: Path) -> list[str]:
     """A search against the plan without one: validation, and the test split at the end."""
     from tltf import pipeline
 
     lines = []
-    for data, folder in list(folders.items())[:3]:
-        spec = TransferSpec(data=DataSpec(source=str(folder)), export="none",
+    for data, (table, *_) in list(tables.items())[:3]:
+        spec = TransferSpec(data=DataSpec(source=str(table)), export="none",
                             backbone=BackboneSpec(name="MobileNetV2"))  # fmt: skip
         target = work / "tune" / data
         target.mkdir(parents=True, exist_ok=True)
@@ -288,21 +286,21 @@ def tuned(folders: dict[str, Path], values: flags.FlagValues, work: Path) -> lis
                       progress=False)  # fmt: skip
         plain = work / "tune" / f"{data}-plain"
         pipeline.transfer(spec, workdir=plain, progress=False, say=lambda _: None)
-        table = json.loads((target / "tune.json").read_text())
-        trials = {row["trial"]: row for row in table["trials"]}
-        best, first = trials[table["best"]], next(r for r in trials.values() if r["default"])
+        found = json.loads((target / "tune.json").read_text())
+        trials = {row["trial"]: row for row in found["trials"]}
+        best, first = trials[found["best"]], next(r for r in trials.values() if r["default"])
         ours, theirs = _per_image(target / "best"), _per_image(plain)
-        found = bootstrapped([{i: ours[i] - theirs[i] for i in ours}])
+        against = bootstrapped([{i: ours[i] - theirs[i] for i in ours}])
         reports = [json.loads((p / "report/report.json").read_text())["metrics"]
                    for p in (target / "best", plain)]  # fmt: skip
         lines.append(
-            f"tune {data:<12} {len(trials)} trials in {table['seconds']:.0f} s; validation nll"
+            f"tune {data:<12} {len(trials)} trials in {found['seconds']:.0f} s; validation nll"
             f" {best['value']:.4f} against {first['value']:.4f}, accuracy"
             f" {best['metrics']['accuracy']['value']:.4f} against"
             f" {first['metrics']['accuracy']['value']:.4f}; test nll"
             f" {reports[0]['nll']['value']:.4f} against {reports[1]['nll']['value']:.4f}, accuracy"
-            f" {100 * found.difference:+.2f} points ({100 * found.low:+.2f} to"
-            f" {100 * found.high:+.2f}), {found.images} images"
+            f" {100 * against.difference:+.2f} points ({100 * against.low:+.2f} to"
+            f" {100 * against.high:+.2f}), {against.images} images"
         )
     return lines
 
