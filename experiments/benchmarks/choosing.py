@@ -55,6 +55,7 @@ flags.DEFINE_integer("photos", 160, "To train on and to validate.", lower_bound=
                      flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_integer("tests", 300, "Test photos at most.", lower_bound=40, flag_values=FLAGS)
 flags.DEFINE_integer("seeds", 3, "Splits.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_string("backbone", "MobileNetV2", "Of rates and tune.", flag_values=FLAGS)
 flags.DEFINE_float("minutes", 10.0, "Of each search.", lower_bound=0.1, flag_values=FLAGS)
 flags.DEFINE_string("workdir", None, "Where everything goes.", flag_values=FLAGS)
 
@@ -221,13 +222,13 @@ def _fine_tuned(table: Path, name: str, seed: int) -> float:
 
 def rates(tables: Tables, values: flags.FlagValues, work: Path) -> list[str]:
     """``--head_lr=auto --tune_lr=auto`` against the recipe's rates: paired by test image."""
-    lines = []
-    del values
+    lines, backbone = [], values["backbone"].value
     for data, drawn in tables.items():
         right = {
             kind: [
-                kept(work / "rates" / table.stem / f"{kind}.json",
-                     lambda t=table, k=kind, s=seed: _right(t, s, work, auto=k == "auto"))
+                kept(work / "rates" / table.stem / f"{backbone}-{kind}.json",
+                     lambda t=table, s=seed, auto=kind == "auto":
+                     _right(t, s, work, backbone=backbone, auto=auto))
                 for seed, table in enumerate(drawn)
             ]
             for kind in ("fixed", "auto")
@@ -248,23 +249,36 @@ def rates(tables: Tables, values: flags.FlagValues, work: Path) -> list[str]:
     return lines
 
 
-def _right(table: Path, seed: int, work: Path, *, auto: bool) -> dict[str, Any]:
+def _right(table: Path, seed: int, work: Path, *, backbone: str, auto: bool) -> dict[str, Any]:
+    """By test image whether the trained model is right, and the rates that it was trained at."""
     import keras
 
-    from tltf import pipeline
+    from tltf import rundir
+    from tltf.data import prepare
+    from tltf.interval import save_interval
+    from tltf.stages import training
 
     keras.backend.clear_session()
     phases = (Phase("head", unfreeze="none"), Phase("tune"))
     if auto:
         phases = tuple(dataclasses.replace(phase, learning_rate="auto") for phase in phases)
     spec = TransferSpec(data=DataSpec(source=str(table)), seed=seed, export="none",
-                        backbone=BackboneSpec(name="MobileNetV2"), phases=phases)  # fmt: skip
-    target = work / "rates" / f"{table.stem}-{'auto' if auto else 'fixed'}-{seed}"
+                        backbone=BackboneSpec(name=backbone), phases=phases)  # fmt: skip
+    target = work / "runs" / f"{table.stem}-{backbone}-{'auto' if auto else 'fixed'}"
+    manifest = prepare.prepared(spec.data, seed=seed)
     started = time.monotonic()
-    done = pipeline.transfer(spec, workdir=target, progress=False, say=lambda _: None)
+    with rundir.opened(target) as run:
+        result = training.run_training(spec, manifest, run, interval=save_interval("auto"),
+                                       say=lambda _: None, progress=False)  # fmt: skip
     seconds = time.monotonic() - started
-    return {"right": _per_image(target), "seconds": seconds,
-            "rates": [phase.learning_rate for phase in done.spec.phases]}  # fmt: skip
+    test = result.trained.batches(manifest.split("test"))
+    answers = training.answers(result.trained, result.fit, test).argmax(axis=1)
+    hits = answers == training.targets_of(test)
+    found = [phase.learning_rate for phase in result.plan.spec.phases]
+    print(f"  {target.name}: {hits.mean():.3f}, rates {found}, {seconds:.0f} s", flush=True)
+    return {"right": {r.id: int(hit) for r, hit in zip(test.records, hits, strict=True)},
+            "seconds": seconds, "rates": found,
+            "curves": {k: v.as_dict() for k, v in result.fit.rates.items()}}  # fmt: skip
 
 
 def _per_image(run: Path) -> dict[str, int]:
@@ -279,7 +293,7 @@ def tuned(tables: Tables, values: flags.FlagValues, work: Path) -> list[str]:
     lines = []
     for data, (table, *_) in list(tables.items())[:3]:
         spec = TransferSpec(data=DataSpec(source=str(table)), export="none",
-                            backbone=BackboneSpec(name="MobileNetV2"))  # fmt: skip
+                            backbone=BackboneSpec(name=values["backbone"].value))  # fmt: skip
         target = work / "tune" / data
         target.mkdir(parents=True, exist_ok=True)
         pipeline.tune(spec, workdir=target, budget_minutes=values["minutes"].value, say=print,
