@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -250,7 +251,17 @@ def rates(tables: Tables, values: flags.FlagValues, work: Path) -> list[str]:
 
 
 def _right(table: Path, seed: int, work: Path, *, backbone: str, auto: bool) -> dict[str, Any]:
-    """By test image whether the trained model is right, and the rates that it was trained at."""
+    phases = (Phase("head", unfreeze="none"), Phase("tune"))
+    if auto:
+        phases = tuple(dataclasses.replace(phase, learning_rate="auto") for phase in phases)
+    spec = TransferSpec(data=DataSpec(source=str(table)), seed=seed, export="none",
+                        backbone=BackboneSpec(name=backbone), phases=phases)  # fmt: skip
+    kind = "auto" if auto else "fixed"
+    return trained_once(spec, work / "runs" / f"{table.stem}-{backbone}-{kind}")
+
+
+def trained_once(spec: TransferSpec, target: Path) -> dict[str, Any]:
+    """A run without its report: by test photo whether it is right, losses, rates, seconds."""
     import keras
 
     from tltf import rundir
@@ -259,13 +270,7 @@ def _right(table: Path, seed: int, work: Path, *, backbone: str, auto: bool) -> 
     from tltf.stages import training
 
     keras.backend.clear_session()
-    phases = (Phase("head", unfreeze="none"), Phase("tune"))
-    if auto:
-        phases = tuple(dataclasses.replace(phase, learning_rate="auto") for phase in phases)
-    spec = TransferSpec(data=DataSpec(source=str(table)), seed=seed, export="none",
-                        backbone=BackboneSpec(name=backbone), phases=phases)  # fmt: skip
-    target = work / "runs" / f"{table.stem}-{backbone}-{'auto' if auto else 'fixed'}"
-    manifest = prepare.prepared(spec.data, seed=seed)
+    manifest = prepare.prepared(spec.data, seed=spec.seed)
     started = time.monotonic()
     with rundir.opened(target) as run:
         result = training.run_training(spec, manifest, run, interval=save_interval("auto"),
@@ -274,11 +279,17 @@ def _right(table: Path, seed: int, work: Path, *, backbone: str, auto: bool) -> 
     test = result.trained.batches(manifest.split("test"))
     answers = training.answers(result.trained, result.fit, test).argmax(axis=1)
     hits = answers == training.targets_of(test)
-    found = [phase.learning_rate for phase in result.plan.spec.phases]
-    print(f"  {target.name}: {hits.mean():.3f}, rates {found}, {seconds:.0f} s", flush=True)
-    return {"right": {r.id: int(hit) for r, hit in zip(test.records, hits, strict=True)},
-            "seconds": seconds, "rates": found,
-            "curves": {k: v.as_dict() for k, v in result.fit.rates.items()}}  # fmt: skip
+    rates = [phase.learning_rate for phase in result.plan.spec.phases]
+    print(f"  {target.name}: {hits.mean():.3f}, rates {rates}, {seconds:.0f} s", flush=True)
+    shutil.rmtree(target)
+    return {
+        "right": {str(r.path): int(hit) for r, hit in zip(test.records, hits, strict=True)},
+        "seconds": seconds,
+        "rates": rates,
+        "curves": {name: found.as_dict() for name, found in result.fit.rates.items()},
+        "val_loss": min(row["val_loss"] for row in result.fit.history),
+        "epochs": len(result.fit.history),
+    }
 
 
 def _per_image(run: Path) -> dict[str, int]:
