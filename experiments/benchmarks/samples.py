@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ def photos_of(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def sample(name: str, *, photos: int, tests: int, seed: int, work: Path) -> Path:
+def sample(
+    name: str, *, photos: int, tests: int, seed: int, work: Path, classes: Sequence[str] = ()
+) -> Path:
     """A table of the set ``name``: the shares of ``photos`` for training and validation as a
     folder of so many would give them, the same number of each class, and of all others at most
     ``tests`` for the test split.
@@ -40,17 +43,20 @@ def sample(name: str, *, photos: int, tests: int, seed: int, work: Path) -> Path
       tests: test photos at most.
       seed: which ones.
       work: for the photos and the table.
+      classes: only these; all if empty.
     """
-    table = work / "samples" / f"{name}-{photos}-{seed}.csv"
+    title = "-".join([name, str(photos), str(seed), *classes])
+    table = work / "samples" / f"{title}.csv"
     if table.exists():
         return table
-    classes = photos_of(unpacked(name, work / "data"))
-    counts = {split: round(photos * share / len(classes)) for split, share in SHARES.items()}
-    counts["test"] = tests // len(classes)
+    found = photos_of(unpacked(name, work / "data"))
+    found = {label: found[label] for label in classes or found}
+    counts = {split: round(photos * share / len(found)) for split, share in SHARES.items()}
+    counts["test"] = tests // len(found)
     rows = io.StringIO(newline="")
     writer = csv.writer(rows)
     writer.writerow(("path", "label", "split"))
-    for label, paths in classes.items():
+    for label, paths in found.items():
         order = iter(np.random.default_rng(seed).permutation(len(paths)))
         for split, count in counts.items():
             for index, _ in zip(order, range(count), strict=False):
