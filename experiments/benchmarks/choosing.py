@@ -1,4 +1,4 @@
-"""``make bench-choosing``: do scores, sweeps and searches choose well?
+"""``make bench-choosing``: do scores, rehearsals and searches choose well?
 
     python -m experiments.benchmarks.choosing --rows=rank,rates,tune --workdir=FOLDER
 
@@ -6,7 +6,7 @@
   really fine-tuned; the weighted Kendall tau between each score and the test accuracy, beside
   those of the order of ImageNet accuracy and of k-NN.
 - ``cost``: what a candidate's pass costs beside one of the bare network.
-- ``rates``: learning rates by a sweep against the recipe's fixed ones.
+- ``rates``: learning rates by rehearsals against the recipe's fixed ones.
 - ``tune``: a search of ``--minutes`` against the plan without one.
 
 Every seed draws other training photos; what is not drawn is the test split, up to ``--tests``.
@@ -293,8 +293,10 @@ def trained_once(spec: TransferSpec, target: Path) -> dict[str, Any]:
     keras.backend.clear_session()
     manifest = prepare.prepared(spec.data, seed=spec.seed)
     started = time.monotonic()
+    target.parent.mkdir(parents=True, exist_ok=True)
     with rundir.opened(target) as run:
-        result = training.run_training(spec, manifest, run, interval=save_interval("auto"),
+        asked = run.agree(spec) if run.has(run.spec) else spec
+        result = training.run_training(asked, manifest, run, interval=save_interval("auto"),
                                        say=lambda _: None, progress=False)  # fmt: skip
     seconds = time.monotonic() - started
     test = result.trained.batches(manifest.split("test"))
