@@ -45,7 +45,7 @@ def sample(
       work: for the photos and the table.
       classes: only these; all if empty.
     """
-    title = "-".join([name, str(photos), str(seed), *classes])
+    title = "-".join([name, f"{photos}+{tests}", str(seed), *classes])
     table = work / "samples" / f"{title}.csv"
     if table.exists():
         return table
