@@ -275,8 +275,10 @@ def _right(table: Path, seed: int, work: Path, *, backbone: str, auto: bool) -> 
     phases = (Phase("head", unfreeze="none"), Phase("tune"))
     if auto:
         phases = tuple(dataclasses.replace(phase, learning_rate="auto") for phase in phases)
+    # With few photos the plan solves the head, which has no rate: rates are compared by gradient.
     spec = TransferSpec(data=DataSpec(source=str(table)), seed=seed, export="none",
-                        backbone=BackboneSpec(name=backbone), phases=phases)  # fmt: skip
+                        head_solver="gradient", backbone=BackboneSpec(name=backbone),
+                        phases=phases)  # fmt: skip
     kind = "auto" if auto else "fixed"
     return trained_once(spec, work / "runs" / f"{table.stem}-{backbone}-{kind}")
 

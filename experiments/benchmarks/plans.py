@@ -53,8 +53,9 @@ def variants(blocks: int) -> dict[str, dict[str, Any]]:
               for share in (0.2, 0.7, 1.0)}  # fmt: skip
     return {
         PLAN: tuned(),
-        "head only": {"phases": no_tuning},
+        "head only": {"phases": no_tuning, "head_solver": "gradient"},
         "head only, L-BFGS": {"phases": no_tuning, "head_solver": "lbfgs"},
+        "head by gradient": tuned() | {"head_solver": "gradient"},
         "head by L-BFGS": tuned() | {"head_solver": "lbfgs"},
         "tune 3e-5": tuned(learning_rate=3e-5),
         "tune 3e-4": tuned(learning_rate=3e-4),
