@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from selection_features import blobs
@@ -64,6 +66,18 @@ class TestRanking:
         found = ranking.rank(chosen, LABELS, measure=counted)
         assert calls == [("MobileNetV2", "imagenet")]
         assert found.rows[-1].name == "MobileNetV2@Conv1"
+
+    def test_a_truncation_has_no_source_classifier(self) -> None:
+        made = dataclasses.replace(
+            TABLE["MobileNetV2", "imagenet"], probabilities=np.eye(3)[LABELS] * 0.7 + 0.1
+        )
+        found = ranking.rank(
+            candidates("MobileNetV2,MobileNetV2@Conv1"), LABELS, measure=lambda *_: made
+        )
+        by_name = {row.name: row for row in found.rows}
+        assert by_name["MobileNetV2"].leep is not None
+        assert by_name["MobileNetV2"].nce == 0.0
+        assert by_name["MobileNetV2@Conv1"].leep is by_name["MobileNetV2@Conv1"].nce is None
 
     def test_shuffled_labels_leave_nothing_to_choose(self) -> None:
         shuffled = np.random.default_rng(0).permutation(LABELS)

@@ -185,7 +185,8 @@ def _row(candidate: Candidate, found: Measured, labels: NDArray[np.int64], seed:
     features = depth.block(found.features, candidate.block)
     hits = probing.linear_probe_hits(features, labels, seed=seed)
     low, high = wilson(float(hits.sum()), len(hits))
-    source = found.probabilities
+    # What a whole network says of its source classes is nothing that a truncation knows.
+    source = found.probabilities if candidate.block is None else None
     return Row(
         name=candidate.name,
         probe=float(hits.mean()),
