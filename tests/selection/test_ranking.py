@@ -81,7 +81,7 @@ class TestRanking:
 
     def test_shuffled_labels_leave_nothing_to_choose(self) -> None:
         shuffled = np.random.default_rng(0).permutation(LABELS)
-        found = ranking.rank(candidates("VGG16,MobileNetV2"), shuffled, measure=measure)
+        found = ranking.rank(candidates("MobileNetV2"), shuffled, measure=measure)
         [note] = [note for note in found.notes if "nothing to choose" in note]
         assert "k-NN, mean, LogME, H cannot tell these labels from shuffled ones" in note
 
@@ -112,10 +112,9 @@ class TestChance:
         assert found == dict.fromkeys(("k-NN", "mean", "LogME", "H", "NCE", "LEEP"), False)
 
     def test_shuffled_labels_make_none_speak(self) -> None:
-        for seed in range(2):
-            shuffled = np.random.default_rng(100 + seed).permutation(LABELS)
-            found = chance.silent(self.FEATURES, shuffled, probabilities=[self.SOURCE], seed=seed)
-            assert all(found.values()), found
+        shuffled = np.random.default_rng(100).permutation(LABELS)
+        found = chance.silent(self.FEATURES, shuffled, probabilities=[self.SOURCE])
+        assert all(found.values()), found
 
     def test_a_score_that_speaks_where_the_probe_does_not_is_named(self) -> None:
         """Four corners, opposite ones of one class: no line parts them, neighbours do."""
