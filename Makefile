@@ -29,7 +29,7 @@ help:
 	@echo 'make beam      features of 20,000 images by two processes of Apache Beam, killed once'
 	@echo 'make bench     side-by-side measurements'
 	@echo 'make bench-transfer  transfer methods against the source alone'
-	@echo 'make bench-choosing  do rankings, sweeps and searches choose well'
+	@echo 'make bench-choosing  do rankings, rehearsals and searches choose well'
 	@echo 'make faults    every fault of the table, row by row; make test-tools before it'
 	@echo 'make fuzz      foreign bytes at every door, with a long budget'
 	@echo 'make soak      up to an hour of real runs, with 200 random kills and other faults'

@@ -121,8 +121,8 @@ class Phase:
     Args:
       name: how the phase is called in logs and reports.
       epochs: passes over the training split, >= 0; None lets the recipe decide.
-      learning_rate: peak rate, > 0; None lets the recipe decide, ``auto`` a sweep before the
-        first step of the phase.
+      learning_rate: peak rate, > 0; None lets the recipe decide, ``auto``
+        rehearsals before the first step of the phase.
       unfreeze: ``none`` (head only), ``last:N`` blocks from the top, ``all``,
         ``blocks:a,b`` by name, ``regex:...`` on layer names; None lets the recipe decide.
       batch_norm: ``frozen`` keeps BatchNorm statistics, ``adapt`` updates them in unfrozen blocks.

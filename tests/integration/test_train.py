@@ -300,7 +300,7 @@ def test_pretrain_says_what_to_do_next(photos: Path, tmp_path: Path) -> None:
     assert f"--backbone=file:{tmp_path / 'source'}" in done.out
 
 
-def test_learning_rates_by_a_sweep(photos: Path, tmp_path: Path) -> None:
+def test_learning_rates_by_rehearsals(photos: Path, tmp_path: Path) -> None:
     """Found, committed to spec.json, shown in the report; the same command finds a whole run."""
     run = tmp_path / "run"
     flags = {**FLAGS, "data": photos, "workdir": run, "export": "none", "head_lr": "auto",
@@ -313,7 +313,7 @@ def test_learning_rates_by_a_sweep(photos: Path, tmp_path: Path) -> None:
         assert phase.learning_rate == found[phase.name]["learning_rate"]
         assert f"{phase.name}.learning_rate = {phase.learning_rate}: " in done.err
         assert (run / "report" / f"rate_search_{phase.name}.png").exists()
-    assert "Loss while the learning rate rises, before head" in (
+    assert "Loss after a rehearsal at each learning rate, before head" in (
         run / "report/report.html"
     ).read_text("utf-8")
     assert "complete" in tltf("train", **flags).out

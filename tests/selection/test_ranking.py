@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from selection_features import blobs
 
 from tltf.errors import ArgumentError, DataError
-from tltf.selection import depth, probing, ranking
+from tltf.selection import chance, depth, probing, ranking
 from tltf.selection.candidates import by_backbone, candidates
 from tltf.selection.ranking import Measured
 
@@ -65,10 +67,23 @@ class TestRanking:
         assert calls == [("MobileNetV2", "imagenet")]
         assert found.rows[-1].name == "MobileNetV2@Conv1"
 
+    def test_a_truncation_has_no_source_classifier(self) -> None:
+        made = dataclasses.replace(
+            TABLE["MobileNetV2", "imagenet"], probabilities=np.eye(3)[LABELS] * 0.7 + 0.1
+        )
+        found = ranking.rank(
+            candidates("MobileNetV2,MobileNetV2@Conv1"), LABELS, measure=lambda *_: made
+        )
+        by_name = {row.name: row for row in found.rows}
+        assert by_name["MobileNetV2"].leep is not None
+        assert by_name["MobileNetV2"].nce == 0.0
+        assert by_name["MobileNetV2@Conv1"].leep is by_name["MobileNetV2@Conv1"].nce is None
+
     def test_shuffled_labels_leave_nothing_to_choose(self) -> None:
         shuffled = np.random.default_rng(0).permutation(LABELS)
-        found = ranking.rank(candidates("VGG16,MobileNetV2"), shuffled, measure=measure)
-        assert any("nothing to choose" in note for note in found.notes)
+        found = ranking.rank(candidates("MobileNetV2"), shuffled, measure=measure)
+        [note] = [note for note in found.notes if "nothing to choose" in note]
+        assert "k-NN, mean, LogME, H cannot tell these labels from shuffled ones" in note
 
     def test_a_budget_ends_honestly(self) -> None:
         found = ranking.rank(
@@ -84,6 +99,34 @@ class TestRanking:
         )  # fmt: skip
         found = ranking.rank(candidates("VGG16"), LABELS[:18], measure=lambda *_: few)
         assert any("noise" in note for note in found.notes)
+
+
+class TestChance:
+    """Every score by itself, with a source classifier that knows the classes."""
+
+    FEATURES = (blobs(LABELS, d=16, apart=0.7),)
+    SOURCE = np.eye(5)[LABELS + 1] * 0.9 + 0.02
+
+    def test_the_true_labels_make_every_score_speak(self) -> None:
+        found = chance.silent(self.FEATURES, LABELS, probabilities=[self.SOURCE])
+        assert found == dict.fromkeys(("k-NN", "mean", "LogME", "H", "NCE", "LEEP"), False)
+
+    def test_shuffled_labels_make_none_speak(self) -> None:
+        shuffled = np.random.default_rng(100).permutation(LABELS)
+        found = chance.silent(self.FEATURES, shuffled, probabilities=[self.SOURCE])
+        assert all(found.values()), found
+
+    def test_a_score_that_speaks_where_the_probe_does_not_is_named(self) -> None:
+        """Four corners, opposite ones of one class: no line parts them, neighbours do."""
+        corner = np.arange(120) % 4
+        x = 3.0 * np.stack([corner % 2, corner // 2], axis=1) - 1.5
+        x += np.random.default_rng(0).normal(0, 0.3, x.shape)
+        made = Measured(features={"top": x}, parameters=1, milliseconds=1.0, pass_seconds=0.1)
+        labels = np.isin(corner, (0, 3)).astype(np.int64)
+        found = ranking.rank(candidates("VGG16"), labels, measure=lambda *_: made)
+        [note] = found.notes
+        assert "nothing to choose" in note
+        assert "but k-NN can tell these labels from shuffled ones" in note
 
 
 class TestDepth:

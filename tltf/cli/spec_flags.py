@@ -124,7 +124,7 @@ def _define_phases(add: _Definer, phases: tuple[Phase, ...]) -> None:
         add.text(
             f"{phase.name}_lr",
             None if rate is None else str(rate),
-            f"Peak learning rate {about} auto: by a sweep before the first step.",
+            f"Peak learning rate {about} auto: by rehearsals before the first step.",
         )
     last = phases[-1]
     add.text("unfreeze", last.unfreeze, "none, last:N, all, blocks:A,B or regex:PATTERN.")

@@ -257,16 +257,18 @@ def label_curve(rows: Sequence[Mapping[str, Any]], *, theme: Theme) -> bytes:
 
 
 def rate_search(found: Mapping[str, Any], *, theme: Theme) -> bytes:
-    """The loss over the rate of a sweep, with the rate that was taken as a line."""
+    """The loss after a rehearsal at each rate, with the rate that was taken as a line."""
     with _figure(theme) as (figure, axes):
         losses = np.array(found["losses"], dtype=np.float64)
-        axes.plot(found["rates"], losses, color=theme.first, lw=1.8)
+        axes.plot(found["rates"], losses, "o-", color=theme.first, lw=1.8, ms=4)
         axes.axvline(found["learning_rate"], color=theme.second, lw=1.4, ls="--")
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(0, 1.3 * np.median(losses) + losses[0])
+        shown = losses[np.isfinite(losses)]
+        if len(shown):
+            axes.set_ylim(0, 1.1 * shown.max() + 1e-9)
         axes.set_xlabel("learning rate")
-        axes.set_ylabel("training loss, smoothed")
+        axes.set_ylabel(f"{found['monitor']} after a rehearsal")
         return _png(figure)
 
 

@@ -298,7 +298,8 @@ def _figures(light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> dict[str,
         if name.startswith(RATE_SEARCH):
             phase = name.removeprefix(RATE_SEARCH)
             caption = (
-                f"Loss while the learning rate rises, before {phase}; the line is what it took"
+                f"Loss after a rehearsal at each learning rate, before {phase};"
+                " the line is what it took"
             )
         figures[name] = {
             "light": _data_uri(light[name]),

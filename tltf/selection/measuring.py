@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from tltf.backbones import backbone as build_backbone
 from tltf.backbones import catalog
 from tltf.backbones.applications import classifier_of
-from tltf.backbones.network import Backbone
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
-from tltf.selection.passes import latency_milliseconds, run_pass
+from tltf.selection.passes import latency_milliseconds, run_pass, single
 from tltf.selection.ranking import Measured
 
 BATCH = 32
@@ -49,30 +49,29 @@ def measured(
     choice = catalog.lookup(name)
     classifier = classifier_of(network, choice) if weights == "imagenet" else None
     found = run_pass(network, data, classifier=classifier, progress=progress)
+    one = single(network)
     return Measured(
         features=found.features,
         probabilities=found.probabilities,
         parameters=int(network.count_params()),
-        milliseconds=latency_milliseconds(network),
+        milliseconds=latency_milliseconds(one),
         pass_seconds=found.seconds,
-        gigaflops=gigaflops(network),
+        gigaflops=gigaflops(one),
     )
 
 
-def gigaflops(network: Backbone) -> float:
-    """Multiplications and additions of one example in 10^9, counted on TensorFlow's graph.
+def gigaflops(step: Any) -> float:
+    """Multiplications and additions of one example in 10^9, counted on TensorFlow's graph of
+    :func:`tltf.selection.passes.single`.
 
     Operations that TensorFlow has no count for (most activations) are left out; convolutions and
     matrix products, nearly all of the work, are in.
     """
-    shape = (1, *network.input_shape[1:])
-    step = tf.function(lambda x: network(x, training=False))
-    graph = step.get_concrete_function(tf.TensorSpec(shape, tf.float32)).graph
     builder = tf.compat.v1.profiler.ProfileOptionBuilder
     options = builder(builder.float_operation()).with_empty_output().build()
     level = tf.get_logger().level
     tf.get_logger().setLevel("ERROR")  # the counter calls functions that it deprecates itself
     try:
-        return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops / 1e9
+        return tf.compat.v1.profiler.profile(step.graph, options=options).total_float_ops / 1e9
     finally:
         tf.get_logger().setLevel(level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -71,10 +72,15 @@ def run_pass(
     )
 
 
-def latency_milliseconds(backbone: Backbone) -> float:
-    """Median time of one image through the network on this machine, after a warm-up call."""
+def single(backbone: Backbone) -> Any:
+    """The backbone on one example, traced once for its latency and its operations."""
     step = tf.function(lambda x: backbone(x, training=False))
-    image = tf.zeros((1, *backbone.input_shape[1:]))
+    return step.get_concrete_function(tf.TensorSpec((1, *backbone.input_shape[1:]), tf.float32))
+
+
+def latency_milliseconds(step: Any) -> float:
+    """Median time of one image on this machine, after a warm-up call; ``step`` of :func:`single`"""
+    [image] = [tf.zeros(spec.shape) for spec in step.structured_input_signature[0]]
     times = []
     for _ in range(LATENCY_CALLS + 1):
         started = time.perf_counter()

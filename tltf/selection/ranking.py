@@ -18,7 +18,7 @@ from tltf.data.manifest import Manifest, Record
 from tltf.errors import DataError
 from tltf.evaluation import verdict
 from tltf.evaluation.intervals import wilson
-from tltf.selection import depth, probing, scores
+from tltf.selection import chance, depth, probing, scores
 from tltf.selection.candidates import RANDOM, Candidate, by_backbone
 
 FEW = 10
@@ -129,6 +129,7 @@ def rank(
       DataError: a class with a single example.
     """
     started, rows, curves, left = time.monotonic(), [], {}, []
+    kept: dict[str, list[NDArray[np.floating]]] = {"features": [], "probabilities": []}
     for (backbone, weights), group in by_backbone(chosen).items():
         if budget_seconds is not None and time.monotonic() - started > budget_seconds:
             left += [candidate.name for candidate in group]
@@ -136,15 +137,23 @@ def rank(
         found = measure(backbone, weights)
         for candidate in group:
             rows.append(_row(candidate, found, labels, seed))
+            kept["features"].append(depth.block(found.features, candidate.block))
             say(f"{candidate.name}: probe {rows[-1].probe:.3f}")
+        if found.probabilities is not None:
+            kept["probabilities"].append(found.probabilities)
         if weights != "none":
             curves[backbone] = depth.curve(found.features, labels, seed=seed)
     rows = _sorted(rows)
+    notes = _notes(rows, labels, left, budget_seconds)
+    if rows and _at_chance(rows[0], labels):
+        silent = chance.silent(kept["features"], labels, probabilities=kept["probabilities"],
+                               seed=seed)  # fmt: skip
+        notes.append(_nothing(silent))
     return Ranking(
         rows=tuple(rows),
         curves=curves,
         not_measured=tuple(left),
-        notes=tuple(_notes(rows, labels, left, budget_seconds)),
+        notes=tuple(notes),
     )
 
 
@@ -176,7 +185,8 @@ def _row(candidate: Candidate, found: Measured, labels: NDArray[np.int64], seed:
     features = depth.block(found.features, candidate.block)
     hits = probing.linear_probe_hits(features, labels, seed=seed)
     low, high = wilson(float(hits.sum()), len(hits))
-    source = found.probabilities
+    # What a whole network says of its source classes is nothing that a truncation knows.
+    source = found.probabilities if candidate.block is None else None
     return Row(
         name=candidate.name,
         probe=float(hits.mean()),
@@ -229,15 +239,22 @@ def _notes(
     if left:
         notes.append(f"the budget of {budget_seconds:g} s ended before {', '.join(left)}")
     ties = [row.name for row in rows if row.ties_with_best]
-    if rows and _at_chance(rows[0], labels):
-        notes.append("nothing to choose: the best candidate is no better than the majority class")
-    elif len(ties) > 1:
+    if len(ties) > 1 and not _at_chance(rows[0], labels):
         fastest = min((row for row in rows if row.ties_with_best), key=lambda r: r.milliseconds)
         notes.append(
             f"{len(ties)} candidates are tied with the best on these {rows[0].n} examples;"
             f" the fastest of them is {fastest.name}"
         )
     return notes
+
+
+def _nothing(silent: Mapping[str, bool]) -> str:
+    """What the probe and the other scores say of labels that the probe cannot learn."""
+    sentence = "nothing to choose: the best candidate is no better than the majority class"
+    others = [name for name, nothing in silent.items() if not nothing]
+    if others:
+        return f"{sentence}; but {' and '.join(others)} can tell these labels from shuffled ones"
+    return f"{sentence}, and {', '.join(silent)} cannot tell these labels from shuffled ones"
 
 
 def _at_chance(best: Row, labels: NDArray[np.int64]) -> bool:

@@ -8,9 +8,11 @@ knows more than one pass over the data gives.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_triangular
 from sklearn.covariance import LedoitWolf
 
 from tltf.errors import ArgumentError, DataError
@@ -56,10 +58,19 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     Learning", ICML 2021, equations 2 to 5.
     """
     x, y = _checked(features, labels)
-    u, s, _ = np.linalg.svd(x, full_matrices=False)
-    targets = (y[:, None] == np.unique(y)).astype(np.float64)
-    evidences = [_evidence(u, s, target, d=x.shape[1]) for target in targets.T]
-    return float(np.mean(evidences)) / len(x)
+    return logme_of(x)(y)
+
+
+def logme_of(features: Floats) -> Callable[[Ints], float]:
+    """:func:`logme` of these features for any labels; what does not depend on them is done once."""
+    u, s, _ = np.linalg.svd(features, full_matrices=False)
+
+    def score(labels: Ints) -> float:
+        targets = (labels[:, None] == np.unique(labels)).astype(np.float64)
+        evidences = [_evidence(u, s, target, d=features.shape[1]) for target in targets.T]
+        return float(np.mean(evidences)) / len(features)
+
+    return score
 
 
 def h_score(features: ArrayLike, labels: ArrayLike) -> float:
@@ -86,16 +97,27 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     better", 2021, equation 4.
     """
     x, y = _checked(features, labels)
-    x = x - x.mean(axis=0)
+    return h_score_of(x)(y)
+
+
+def h_score_of(features: Floats) -> Callable[[Ints], float]:
+    """:func:`h_score` of these features for any labels; what does not depend on them is done once.
+
+    With S_a = L L' and features w = L^-1 z the trace is ``sum_c n_c / n |mean of w in c|^2``.
+    """
+    x = features - features.mean(axis=0)
     if not x.any():
-        return 0.0
+        return lambda labels: 0.0
     fitted = LedoitWolf(assume_centered=True).fit(x)
-    shrinkage = float(fitted.shrinkage_)
-    means = np.empty_like(x)
-    for label in np.unique(y):
-        means[y == label] = x[y == label].mean(axis=0)
-    between = means.T @ means / len(x)
-    return float((1 - shrinkage) * np.trace(np.linalg.solve(fitted.covariance_, between)))
+    factor = np.linalg.cholesky(fitted.covariance_)
+    white = solve_triangular(factor, x.T, lower=True).T
+
+    def score(labels: Ints) -> float:
+        classes = [white[labels == label] for label in np.unique(labels)]
+        between = sum(len(part) * float(np.sum(part.mean(axis=0) ** 2)) for part in classes)
+        return (1 - float(fitted.shrinkage_)) * between / len(x)
+
+    return score
 
 
 def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:

@@ -197,7 +197,7 @@ def described_parts(at_once: int) -> str:
 
 
 class _Rates:
-    """Takes learning rates that a sweep found into the plan, and commits it before the phase."""
+    """Takes learning rates that a search found into the plan, and commits it before the phase."""
 
     def __init__(self, plan: recipes.Plan, run: RunDir, say: Say) -> None:
         self.plan, self.run, self.say = plan, run, say

@@ -29,7 +29,7 @@ class FitResult:
     """What the phases did: one history row per epoch, and each phase's movement check.
 
     ``stored`` answers for further examples from stored features, if there are any; ``rates`` are
-    the learning rates that were left to a sweep, by phase.
+    the learning rates that were left to a search, by phase.
     """
 
     history: list[dict[str, Any]]
@@ -69,8 +69,8 @@ def fit_phases(
 
     Args:
       model: as for :func:`tltf.enter_phase`; trained in place.
-      plan: the phases in order, resolved (no None); with ``learning_rate="auto"`` a sweep before
-        the first step of the phase finds it (:mod:`tltf.training.ratesearch`).
+      plan: the phases in order, resolved (no None); with ``learning_rate="auto"`` rehearsals
+        before the first step of the phase find it (:mod:`tltf.training.ratesearch`).
       train: :class:`tltf.data.batches.Batches`, or a batched finite ``tf.data.Dataset`` of
         ``(x, y)`` or ``(x, y, sample_weight)``.
       validation: likewise; the best epoch of each phase has the lowest ``val_loss``
@@ -88,7 +88,7 @@ def fit_phases(
         resumes, to the same bits if ``train`` gives the same batches again (:class:`Batches`
         does, a ``tf.data.Dataset`` that shuffles by itself does not). None keeps nothing.
       resumed: told ``{phase, epoch, step}`` before training goes on from a state.
-      rate_found: told the phase and its learning rate when a sweep found it.
+      rate_found: told the phase and its learning rate when a search found it.
       save_every: at most this much work is lost by a kill: ``30s``, ``50steps``, or ``auto``
         (30 s, longer where saving would cost more than 5 % of the time).
       progress: show a progress line on stderr.

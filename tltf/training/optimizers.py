@@ -81,6 +81,14 @@ def _schedule(
     return WarmUp(rate, warmup, steps if phase.schedule == "linear" else None)
 
 
+def rates_of(phase: Phase, *, steps: int) -> list[float]:
+    """The rate of each of ``steps`` steps as a share of the peak, by the phase's schedule."""
+    schedule = _schedule(phase, 1.0, steps)
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return [schedule] * steps
+    return [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(steps)]
+
+
 @keras.saving.register_keras_serializable(package="tltf")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """Linear rise over ``warmup_steps``, then constant, or linear to zero at ``steps``.

@@ -57,6 +57,11 @@ class Objective:
             "jit_compile": self.jit_compile,
         }
 
+    @property
+    def least_gain(self) -> float:
+        """Below this a difference of losses says nothing; of a loss in unknown units nothing is."""
+        return ratesearch.NATS if self.loss is None and self.task != "regression" else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class BestEpoch:
@@ -109,7 +114,7 @@ class PhaseRun:
         if self.session.micro_batch == AUTO and self.phase.epochs and not convex_head:
             self._find_parts(trainability, data)
         if self.phase.learning_rate == AUTO:
-            self._find_rate(trainability, data, convex_head=convex_head)
+            self._find_rate(trainability, data, validation, convex_head=convex_head)
         self._compile(trainability, data, for_callbacks=bool(callbacks))
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
@@ -142,7 +147,12 @@ class PhaseRun:
         session.distribution.micro_batch = session.parts[given.name]
 
     def _find_rate(
-        self, trainability: Trainability, data: loop.EpochData, *, convex_head: bool
+        self,
+        trainability: Trainability,
+        data: loop.EpochData,
+        validation: tf.data.Dataset | None,
+        *,
+        convex_head: bool,
     ) -> None:
         """Replaces the phase by one with a number; a rate that nothing uses is the usual one."""
         found, usual = self.session.rates, recipes.usual_rate(
@@ -152,10 +162,16 @@ class PhaseRun:
         if name in found:
             rate = found[name].learning_rate
         elif given.epochs and not convex_head:
-            self.phase = ratesearch.sweep_phase(given)
+            self.phase = ratesearch.rehearsal_phase(given, usual=usual)
             self._compile(trainability, data, for_callbacks=False)
             found[name] = ratesearch.search(
-                self.part, given, data, usual=usual, distribution=self.session.distribution
+                self.part,
+                given,
+                data,
+                validation=validation,
+                usual=usual,
+                least=self.objective.least_gain,
+                distribution=self.session.distribution,
             )
             ratesearch.write(self.session.folder if self.session.writes else None, found)
             self.session.rate_found(name, found[name])

@@ -1,67 +1,106 @@
-"""A phase's learning rate by a sweep before its first step (``learning_rate="auto"``).
+"""A phase's learning rate by rehearsals before its first step (``learning_rate="auto"``).
 
-The sweep raises the rate over the phase's own batches, on stored features where there are any,
-and puts weights, optimizer and seeds back bit for bit (:class:`~tltf.LearningRateFinder`). What
-was found is written to ``rates.json``, so that a resumed run goes on with it.
+A rehearsal is the phase in small: its first batches, its warm-up and schedule drawn together to
+fewer steps, at one peak rate, and then the loss on validation. Weights, optimizer and seeds are
+put back bit for bit (:class:`~tltf.LearningRateFinder`), so every rate is tried from the same
+start on the same batches, and differences between batches do not count.
+
+Why not the one sweep of rising rates, read off its training loss: where a phase begins near its
+minimum, as one that tunes behind a trained head does, the training loss has nothing left to
+fall, and its first wobble says nothing about the rate that generalises best.
+
+The search begins at the usual rate, goes up and then down by a third of a decade at a time as
+long as that clearly helps, and so stays at the usual rate where nothing does. What was found is
+written to ``rates.json``, so that a resumed run goes on with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tltf import storage
 from tltf.spec import AUTO, Phase
 from tltf.training import loop
 from tltf.training.callbacks import LearningRateFinder
+from tltf.training.optimizers import rates_of
 from tltf.training.strategies import Distribution
 
 FILE = "rates.json"
-LOW, HIGH, SMOOTHING = 1e-5, 1.0, 0.8
-STEPS = (30, 100)
-LEAST_FALL, RISE = 0.1, 1.5
-SAFE = 10.0
-WITHIN = 10.0
+STEPS = (10, 100)
+PER_DECADE, DECADES = 3, 1
+BETTER = 0.05
+"""Share by which the loss has to be lower before another rate is taken."""
+NATS = 0.01
+"""And by how much at least, where the loss is a cross-entropy: 0.01 is 1 % in probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRate:
-    """What a sweep found.
+    """What the rehearsals found.
 
     Args:
       learning_rate: the peak rate for the phase.
       reason: in words.
-      rates: learning rates of the sweep, rising.
-      losses: smoothed training losses at them.
+      rates: that were rehearsed, rising.
+      losses: after the rehearsal of each; infinite where it diverged.
+      monitor: which losses, ``val_loss`` or ``loss``.
     """
 
     learning_rate: float
     reason: str
     rates: tuple[float, ...]
     losses: tuple[float, ...]
+    monitor: str = "val_loss"
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``rates.json`` and ``report.json``."""
-        return dataclasses.asdict(self)
+        """For ``rates.json`` and ``report.json``; a loss that is not finite is None."""
+        losses = tuple(loss if math.isfinite(loss) else None for loss in self.losses)
+        return dataclasses.asdict(self) | {"losses": losses}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> FoundRate:
+        """What :meth:`as_dict` gave, from JSON."""
+        losses = tuple(math.inf if loss is None else loss for loss in row["losses"])
+        return cls(**{**row, "rates": tuple(row["rates"]), "losses": losses})
 
 
 def wanted(phase: Phase) -> bool:
-    """Whether the phase leaves its rate to a sweep."""
+    """Whether the phase leaves its rate to a search."""
     return phase.learning_rate == AUTO and bool(phase.epochs)
 
 
-def sweep_phase(phase: Phase) -> Phase:
-    """The phase as the sweep compiles it: one rate, without schedule."""
+def rehearsal_phase(phase: Phase, *, usual: float) -> Phase:
+    """The phase as a rehearsal compiles it: one rate, which the rehearsal sets at each step."""
     return dataclasses.replace(
-        phase, learning_rate=LOW, schedule="constant", warmup=0.0, block_lr_decay=1.0
+        phase, learning_rate=usual, schedule="constant", warmup=0.0, block_lr_decay=1.0
     )
+
+
+def rehearsal_steps(phase: Phase, steps_per_epoch: int) -> int:
+    """Half of the phase's steps, within :data:`STEPS`."""
+    low, high = STEPS
+    return min(high, max(low, (phase.epochs or 0) * steps_per_epoch // 2))
+
+
+class _Rehearsal(LearningRateFinder):
+    """The finder's keeping and restoring, with rates that were given."""
+
+    def __init__(self, course: Sequence[float]) -> None:
+        super().__init__(steps=len(course), smoothing=0.0)
+        self.course = course
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        super().on_train_batch_begin(batch, logs)
+        self.rates[-1] = self.model.optimizer.learning_rate = self.course[batch]
 
 
 def search(
@@ -69,64 +108,104 @@ def search(
     phase: Phase,
     data: loop.EpochData,
     *,
+    validation: tf.data.Dataset | None,
     usual: float,
+    least: float,
     distribution: Distribution,
 ) -> FoundRate:
-    """Sweeps the rate of a model that is compiled for :func:`sweep_phase`.
+    """Finds the rate of a model that is compiled for :func:`rehearsal_phase`.
 
     Args:
       model: unchanged afterwards; to be compiled again.
       phase: with its epochs.
-      data: its training batches.
-      usual: the rate that is taken without a sweep; what is found stays within a factor of
-        ``WITHIN`` of it.
+      data: its training batches; every rehearsal has the first ones.
+      validation: judges; without it the mean training loss of a rehearsal's last quarter does.
+      usual: the rate that is taken where no other is clearly better.
+      least: by how much the loss has to be lower, besides the share :data:`BETTER`.
       distribution: over which devices.
     """
-    steps = min(STEPS[1], max(STEPS[0], (phase.epochs or 0) * data.steps_per_epoch // 2))
-    finder = LearningRateFinder(LOW, HIGH, steps=steps, smoothing=SMOOTHING)
-    epochs = math.ceil(steps / data.steps_per_epoch)
-    iterator = distribution.iterator(data.train_dataset(0, epochs=epochs))
+    steps = rehearsal_steps(phase, data.steps_per_epoch)
+    shape = rates_of(phase, steps=steps)
     step = distribution.train_function(model)
-    finder.set_model(model)
-    model.stop_training = False
-    finder.on_train_begin()
-    for batch in range(steps):
-        finder.on_train_batch_begin(batch)
-        finder.on_train_batch_end(batch, step(iterator))
-        if model.stop_training:
-            break
-    finder.on_train_end()
-    return chosen(finder.rates, finder.losses, usual=usual)
+
+    def rehearsed(rate: float) -> float:
+        finder = _Rehearsal([rate * part for part in shape])
+        epochs = math.ceil(steps / data.steps_per_epoch)
+        iterator = distribution.iterator(data.train_dataset(0, epochs=epochs))
+        finder.set_model(model)
+        finder.on_train_begin()
+        try:
+            for batch in range(steps):
+                finder.on_train_batch_begin(batch)
+                finder.on_train_batch_end(batch, step(iterator))
+                if not math.isfinite(finder.losses[-1]):
+                    return math.inf
+            if validation is None:
+                return float(np.mean(finder.losses[-max(1, steps // 4) :]))
+            return float(distribution.evaluate(model, validation)["loss"])
+        finally:
+            finder.on_train_end()
+
+    monitor = "val_loss" if validation is not None else "loss"
+    return best_rate(rehearsed, usual=usual, least=least, monitor=monitor, steps=steps)
 
 
-def chosen(rates: Sequence[float], losses: Sequence[float], *, usual: float) -> FoundRate:
-    """The rate that a curve suggests.
+def best_rate(
+    rehearsed: Callable[[float], float], *, usual: float, least: float, monitor: str, steps: int
+) -> FoundRate:
+    """A walk over the rates ``usual * 10^(k / PER_DECADE)``, up and then down from k = 0.
 
-    Where the loss falls by ``LEAST_FALL`` of its beginning, the rate of the steepest fall, but
-    not above a tenth of where it then rises; where it hardly falls, as in a phase that begins
-    near its minimum, a tenth of where it rises to ``RISE`` times its minimum.
+    A step to the next rate is taken when its loss is below the present one by more than
+    max(BETTER * loss, ``least``); the walk ends where it is not, and after :data:`DECADES`.
+    From a rate that diverged it goes down.
+
+    Args:
+      rehearsed: a rate to its loss; not finite where it diverged.
+      usual: where the walk begins.
+      least: see above, in the unit of the loss.
+      monitor, steps: of the rehearsals, to be told.
     """
-    good = np.isfinite(np.asarray(losses, float))
-    x, y = np.asarray(rates, float)[good], np.asarray(losses, float)[good]
-    lowest = int(y.argmin())
-    risen = np.flatnonzero(y[lowest:] > RISE * y[lowest])
-    limit = float(x[lowest + risen[0]]) if len(risen) else float(x[-1])
-    fall = (y[0] - y[lowest]) / max(y[0], 1e-12)
-    if fall >= LEAST_FALL and lowest > 1:
-        slope = np.gradient(y[: lowest + 1], np.log(x[: lowest + 1]))
-        rate, why = float(x[int(slope.argmin())]), "the loss falls fastest there"
-        if rate > limit / SAFE:
-            rate, why = limit / SAFE, f"a tenth of {limit:.2g}, where the loss rises again"
-    else:
-        rate, why = limit / SAFE, f"a tenth of {limit:.2g}, up to where the loss stays low"
-    bounded = min(max(rate, usual / WITHIN), usual * WITHIN)
-    if bounded != rate:
-        why = f"the sweep says {rate:.2g}; kept within ten times of the usual {usual:.2g}"
+    found: dict[int, float] = {}
+
+    def loss(k: int) -> float:
+        if k not in found:
+            value = rehearsed(_rate(usual, k))
+            found[k] = value if math.isfinite(value) else math.inf
+        return found[k]
+
+    def better(k: int, best: int) -> bool:
+        if not math.isfinite(loss(best)):
+            return k < best
+        return loss(best) - loss(k) > max(BETTER * loss(best), least)
+
+    best = 0
+    for direction in (1, -1):
+        while abs(best) < PER_DECADE * DECADES and best * direction >= 0:
+            if not better(best + direction, best):
+                break
+            best += direction
+    loss(best)
     return FoundRate(
-        learning_rate=float(f"{bounded:.2g}"),
-        reason=f"{why}, in a sweep of {len(x)} batches",
-        rates=tuple(float(f"{v:.6g}") for v in x),
-        losses=tuple(float(f"{v:.6g}") for v in y),
+        learning_rate=_rate(usual, best),
+        reason=_reason(found, best, usual=usual, monitor=monitor, steps=steps),
+        rates=tuple(_rate(usual, k) for k in sorted(found)),
+        losses=tuple(float(f"{found[k]:.6g}") for k in sorted(found)),
+        monitor=monitor,
+    )
+
+
+def _rate(usual: float, k: int) -> float:
+    return float(f"{usual * 10 ** (k / PER_DECADE):.2g}")
+
+
+def _reason(
+    found: Mapping[int, float], best: int, *, usual: float, monitor: str, steps: int
+) -> str:
+    rehearsals = f"in {len(found)} rehearsals of {steps} steps"
+    if best == 0:
+        return f"the usual rate; no other has a clearly lower {monitor} {rehearsals}"
+    return (
+        f"{monitor} {found[best]:.3g} against {found[0]:.3g} at the usual {usual:.2g}, {rehearsals}"
     )
 
 
@@ -141,7 +220,4 @@ def read(folder: Path | None) -> dict[str, FoundRate]:
     if folder is None or not (folder / FILE).exists():
         return {}
     rows = storage.read_json(folder / FILE)
-    return {
-        name: FoundRate(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
-        for name, row in rows.items()
-    }
+    return {name: FoundRate.from_dict(row) for name, row in rows.items()}
