@@ -138,7 +138,8 @@ class PhaseRun:
         if given.name not in session.parts:
             session.distribution.micro_batch = 0
             if given.learning_rate == AUTO:
-                self.phase = ratesearch.sweep_phase(given)
+                usual = self._usual_rate(trainability)
+                self.phase = ratesearch.rehearsal_phase(given, usual=usual)
             self._compile(trainability, data, for_callbacks=False)
             session.parts[given.name] = microbatch.fitting(self.part, data, session.distribution)
             microbatch.write(session.folder if session.writes else None, session.parts)
@@ -155,9 +156,7 @@ class PhaseRun:
         convex_head: bool,
     ) -> None:
         """Replaces the phase by one with a number; a rate that nothing uses is the usual one."""
-        found, usual = self.session.rates, recipes.usual_rate(
-            self.phase.optimizer, new=not trainability.blocks
-        )  # fmt: skip
+        found, usual = self.session.rates, self._usual_rate(trainability)
         rate, name, given = usual, self.phase.name, self.phase
         if name in found:
             rate = found[name].learning_rate
@@ -177,6 +176,9 @@ class PhaseRun:
             self.session.rate_found(name, found[name])
             rate = found[name].learning_rate
         self.phase = dataclasses.replace(given, learning_rate=rate)
+
+    def _usual_rate(self, trainability: Trainability) -> float:
+        return recipes.usual_rate(self.phase.optimizer, new=not trainability.blocks)
 
     def _compile(
         self, trainability: Trainability, data: loop.EpochData, *, for_callbacks: bool
