@@ -147,6 +147,19 @@ def test_auto_leaves_no_trace_where_all_fits() -> None:
         np.testing.assert_array_equal(other, value)  # of seed generators too, whose names differ
 
 
+def test_parts_are_found_before_a_rate_is() -> None:
+    """Both by steps that are taken back, the rate's with the parts that were found."""
+    told: list[tuple[str, int]] = []
+    rates: list[str] = []
+    x, y = tiny.arrays(21)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    plan = [tltf.Phase("all", 1, "auto", unfreeze="all")]
+    tltf.fit_phases(hungry(), plan, data, progress=False, micro_batch="auto",
+                    parts_found=lambda *x: told.append(x),
+                    rate_found=lambda name, _: rates.append(name))  # fmt: skip
+    assert (told, rates) == ([("all", 4)], ["all"])
+
+
 def test_not_even_one_example_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hungry, "most", 160.0)
     with pytest.raises(OutOfMemoryError, match="with one example at a time"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,11 @@ from tltf.training import (
     states,
 )
 from tltf.training.caching import PhaseCache
-from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard, finite
+from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard
 from tltf.training.features import FeatureEpochs
 from tltf.training.freezing import Trainability
-from tltf.training.optimizers import learning_rates
 from tltf.training.progress import Progress
+from tltf.training.recorder import Recorder
 from tltf.training.session import Session
 from tltf.training.states import Position, State
 
@@ -212,7 +212,7 @@ class PhaseRun:
         if self.best.finished or first.epoch >= (self.phase.epochs or 0):
             return
         own = [TrainabilityGuard(trainability), FrozenCheck(), *callbacks, self.best,
-               _Recorder(self)]  # fmt: skip
+               self._recorder()]  # fmt: skip
         if self.session.progress:
             own.insert(-2, _progress(self.phase, data))
         everything = keras.callbacks.CallbackList(
@@ -261,7 +261,12 @@ class PhaseRun:
                 next_action="pass validation, or use --head_solver=gradient",
             )
         model, part = self.session.model, self.part
-        own = [TrainabilityGuard(trainability), FrozenCheck(), *self.callbacks, _Recorder(self)]
+        own = [
+            TrainabilityGuard(trainability),
+            FrozenCheck(),
+            *self.callbacks,
+            Recorder(self.phase.name, self.end_epoch),
+        ]
         told = keras.callbacks.CallbackList(own, model=part, epochs=1)
         for callback in self.callbacks:
             callback.set_model(model)
@@ -304,6 +309,9 @@ class PhaseRun:
         self.session.steps_done += 1
         if self.session.save_due:
             self._save(Position(self.index, epoch, step))
+
+    def _recorder(self) -> Recorder:
+        return Recorder(self.phase.name, self.end_epoch)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Records a finished epoch; commits it when it is time or a signal came."""
@@ -366,24 +374,6 @@ class PhaseRun:
         self.best.set_state(state.callbacks["best"], best)
         self.before = state.callbacks["before"]
         return state.position
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Turns the logs of an epoch into its history row."""
-
-    def __init__(self, run: PhaseRun) -> None:
-        super().__init__()
-        self.run = run
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._started = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        row: dict[str, Any] = {"phase": self.run.phase.name, "epoch": epoch + 1}
-        row |= {key: finite(value) for key, value in (logs or {}).items()}
-        row["learning_rate"] = learning_rates(self.model.optimizer)
-        row["epoch_seconds"] = round(time.monotonic() - self._started, 3)
-        self.run.end_epoch(row)
 
 
 def _build_metrics(model: keras.Model, data: loop.EpochData) -> None:
