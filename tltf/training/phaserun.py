@@ -169,7 +169,7 @@ class PhaseRun:
                 data,
                 validation=validation,
                 usual=usual,
-                least=self.objective.least_gain,
+                nats=self.objective.least_gain,
                 distribution=self.session.distribution,
             )
             ratesearch.write(self.session.folder if self.session.writes else None, found)

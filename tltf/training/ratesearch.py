@@ -39,8 +39,10 @@ STEPS = (10, 100)
 PER_DECADE, DECADES = 3, 1
 BETTER = 0.05
 """Share by which the loss has to be lower before another rate is taken."""
-NATS = 0.01
-"""And by how much at least, where the loss is a cross-entropy: 0.01 is 1 % in probability."""
+NATS = 2.0
+"""And the least gain in log-likelihood over all validation examples together, where the loss is a
+cross-entropy: a likelihood ratio that one free parameter reaches by chance in 5 of 100 cases. On
+two dozen examples a mean loss of 0.06 or of 0.01 is often the luck of one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ def search(
     *,
     validation: tf.data.Dataset | None,
     usual: float,
-    least: float,
+    nats: float,
     distribution: Distribution,
 ) -> FoundRate:
     """Finds the rate of a model that is compiled for :func:`rehearsal_phase`.
@@ -121,7 +123,8 @@ def search(
       data: its training batches; every rehearsal has the first ones.
       validation: judges; without it the mean training loss of a rehearsal's last quarter does.
       usual: the rate that is taken where no other is clearly better.
-      least: by how much the loss has to be lower, besides the share :data:`BETTER`.
+      nats: by how much the loss of all examples that judge has to be lower together, besides the
+        share :data:`BETTER` of their mean.
       distribution: over which devices.
     """
     steps = rehearsal_steps(phase, data.steps_per_epoch)
@@ -147,7 +150,10 @@ def search(
             finder.on_train_end()
 
     monitor = "val_loss" if validation is not None else "loss"
-    return best_rate(rehearsed, usual=usual, least=least, monitor=monitor, steps=steps)
+    judges = getattr(data, "batch_size", 1) * max(1, steps // 4)
+    if validation is not None:
+        judges = sum(len(y) for _, y, *_ in validation)
+    return best_rate(rehearsed, usual=usual, least=nats / judges, monitor=monitor, steps=steps)
 
 
 def best_rate(
