@@ -29,7 +29,7 @@ SEAMS = {
     "_inbound_nodes": {"adapt"},
     "_keras_history": {"adapt", "backbones.network", "training.boundary"},
     "_keras_mask": {"backbones.network"},
-    "_loss_tracker": {"training.strategies"},
+    "_loss_tracker": {"training.steps"},
     "_nodes_by_depth": {"training.boundary", "training.cost", "training.features"},
     "_run_through_graph": {"backbones.network"},
     "_standardize_inputs": {"backbones.network"},

@@ -160,7 +160,7 @@ def test_no_memory_left(
     done = command("train", **{**finished.flags, "workdir": tmp_path / "run"})
     assert done.code == 74, done.err
     assert text in done.last_line
-    assert ("--batch_size" in done.last_line) == (text == "out of memory")
+    assert ("--micro_batch" in done.last_line) == (text == "out of memory")
     assert json.loads((tmp_path / "run" / "error.json").read_text())["exit_code"] == 74
 
 
