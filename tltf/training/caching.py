@@ -25,7 +25,8 @@ from tltf.terminal import Bar
 from tltf.training import boundary as boundaries
 from tltf.training import features, freezing, gain, stored
 from tltf.training.boundary import Boundary
-from tltf.training.features import FeatureData, FeatureEpochs, megabytes
+from tltf.training.featureepochs import FeatureData, FeatureEpochs, eval_features
+from tltf.training.features import megabytes
 from tltf.training.featurestore import FeatureStore, free_bytes
 
 Say = Callable[[str], None]
@@ -115,7 +116,7 @@ class PhaseCache:
             return None
         data = FeatureData(
             train=FeatureEpochs(self.train, stores[self.cache.dtype], shapes=cut.shapes),
-            validation=features.eval_features(self.validation, stores[EXACT], shapes=cut.shapes),
+            validation=eval_features(self.validation, stores[EXACT], shapes=cut.shapes),
         )
         self._using = True
         return CachedPhase(boundary=cut, data=data)
@@ -155,7 +156,7 @@ class PhaseCache:
         if last is None or stores is None:
             return None
         store = stores[self._dtype(view)]
-        return last, features.eval_features(data, store, shapes=last.cut.shapes, view=view)
+        return last, eval_features(data, store, shapes=last.cut.shapes, view=view)
 
     def _off(self, name: str, why: str) -> None:
         self.cache.say(f"cache: off for {name}: {why}")

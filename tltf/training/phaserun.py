@@ -29,7 +29,7 @@ from tltf.training import (
 )
 from tltf.training.caching import PhaseCache
 from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard
-from tltf.training.features import FeatureEpochs
+from tltf.training.featureepochs import FeatureEpochs
 from tltf.training.freezing import Trainability
 from tltf.training.progress import Progress
 from tltf.training.recorder import Recorder
