@@ -13,11 +13,13 @@ import pytest
 import tltf
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
+from tltf.data.reading import reading
 from tltf.errors import ArgumentError
 from tltf.models.classifier import feature_model
 from tltf.models.initial import seeded_initializers
-from tltf.training import boundary, features, freezing
+from tltf.training import boundary, featureepochs, features, freezing
 from tltf.training.caching import Cache
+from tltf.training.featureepochs import FeatureEpochs, eval_features, held
 from tltf.training.fit import FitResult, fit_phases
 
 SIDE, N = 16, 22
@@ -98,6 +100,33 @@ def test_stored_features_give_the_same_losses(
     stored, stored_answers = trained(records, tmp_path, **views)
     np.testing.assert_allclose(numbers(stored), numbers(plain), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stored_answers, answers, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_in_memory_are_those_of_the_store(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = model()
+    freezing.set_trainable(net, "none")
+    cut = boundary.split(net)
+    data = batches(records, augment="light", views=2)
+    store = features.opened_store(tmp_path, cut, reading=reading(data), dtype="float16")
+    compute = features.compiled(cut.prefix)
+    for view in (0, 1, None):
+        features.extract(store, compute, data, view=view)
+
+    def read() -> list[Any]:
+        epochs = FeatureEpochs(data, store, shapes=cut.shapes)
+        assert bool(epochs._held) == held(store, 2 * data.n, cut.shapes)
+        sets = epochs.train_dataset(1, start_step=1, epochs=3), eval_features(data, store)
+        return [keras.tree.map_structure(np.asarray, batch) for x in sets for batch in x]
+
+    assert held(store, 2 * data.n, cut.shapes)
+    from_memory = read()
+    monkeypatch.setattr(featureepochs, "HELD_BYTES", 0)
+    from_store = read()
+    assert len(from_memory) == len(from_store) == 4 * data.steps_per_epoch - 1
+    keras.tree.map_structure(np.testing.assert_array_equal, from_memory, from_store)
+    assert not held(store, 0, [(None, 4)])
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from tltf.training.features import job_keys, view_keys
 from tltf.training.featurestore import FeatureStore
 
 Shapes = Sequence[Sequence[int | None]]
+HELD_BYTES = 64_000_000
+"""Rows that take no more than this as float32 are read once and stay in memory. A step on pooled
+features takes less time than going from the graph to Python for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +51,33 @@ class FeatureEpochs:
         self.steps_per_epoch = batches.steps_per_epoch
         self.views = batches.views or 1
         self._rows = [store.rows(view_keys(batches, v)) for v in range(self.views)]
+        self._held: tuple[tf.Tensor, ...] = ()
+        if held(store, batches.n * self.views, self.shapes):
+            views = [store.read(rows) for rows in self._rows]
+            self._held = tuple(tf.constant(np.concatenate(x)) for x in zip(*views, strict=True))
 
     def train_dataset(self, epoch: int, start_step: int = 0, *, epochs: int = 1) -> tf.data.Dataset:
         """As :meth:`Batches.train_dataset`; ``x`` is a tuple of float32 ``[b, *shape]``."""
         choose = self.batches.chooser(epoch, epochs)
+        read = self._from_memory if self._held else self._from_store
         views = np.array([(epoch + e) % len(self._rows) for e in range(epochs)], np.int64)
         per_epoch = self.steps_per_epoch
 
         def batch(step: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
             e = step // per_epoch
             chosen = choose(e, step % per_epoch)
-            x = self._read(tf.constant(views)[e], chosen)
+            x = read(tf.constant(views)[e], chosen)
             y, weight = self.batches.train_targets(chosen)
             return x, y, weight
 
         steps = tf.data.Dataset.range(start_step, epochs * per_epoch)
         return read_ahead(steps.map(batch, 2, deterministic=True))
 
-    def _read(self, view: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def _from_memory(self, view: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        place = tf.cast(view, chosen.dtype) * self.batches.n + chosen
+        return tuple(tf.gather(rows, place) for rows in self._held)
+
+    def _from_store(self, view: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
         def gather(view: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
             found = self.store.read(self._rows[int(view)][chosen])
             return _cut(found, self.shapes, self.batches, chosen)
@@ -92,6 +105,10 @@ def eval_features(
     stored = store.rows(job_keys(batches, view))
     targets, weights = batches.targets(), batches.record_weights()
     shapes = shapes or store.shapes
+    if held(store, batches.n, shapes):
+        x = tuple(store.read(stored))
+        whole = tf.data.Dataset.from_tensor_slices((x, targets, weights))
+        return read_ahead(whole.batch(batches.batch_size))
 
     def rows() -> Iterator[Any]:
         for start in range(0, batches.n, batches.batch_size):
@@ -111,6 +128,20 @@ def eval_features(
     steps = batches.steps_per_epoch
     dataset = tf.data.Dataset.from_generator(rows, output_signature=spec)
     return read_ahead(dataset.apply(tf.data.experimental.assert_cardinality(steps)))
+
+
+def held(store: FeatureStore, count: int, shapes: Shapes) -> bool:
+    """Whether so many rows are few enough to stay in memory; never those of an axis of tokens,
+    which are cut to the longest of a batch.
+
+    Args:
+      store: that has them, or will.
+      count: of rows.
+      shapes: of the crossing tensors, None for the axis of tokens.
+    """
+    if any(None in shape for shape in shapes):
+        return False
+    return 4 * count * sum(math.prod(shape) for shape in store.shapes) <= HELD_BYTES
 
 
 def _cut(
