@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def _stepper(model: keras.Model, phase: Phase | None, data: Any) -> Callable[[in
     return run
 
 
-def second_run(photos: Photos, *, name: str, weights: str, pairs: int, work: Path) -> list[Row]:
+def second_run(photos: Photos, *, name: str, weights: str, pairs: int, work: Path) -> Iterator[Row]:
     """G5: T(first run) / T(second run with another head), from the manifest to the model."""
     spec = TransferSpec(
         data=DataSpec(source=str(photos.source)),
@@ -244,7 +244,6 @@ def second_run(photos: Photos, *, name: str, weights: str, pairs: int, work: Pat
     )
     other = dataclasses.replace(spec, head=HeadSpec(hidden=(64,), dropout=0.5))
     head = (Phase("head", HEAD_EPOCHS, RATES[0], unfreeze="none"),)
-    rows = []
     for what, plan, repeats in (("head", head, pairs), ("head and tune", spec.phases, 1)):
         values = []
         for i in range(repeats):
@@ -257,9 +256,8 @@ def second_run(photos: Photos, *, name: str, weights: str, pairs: int, work: Pat
             ]  # fmt: skip
             values.append(both[0] / both[1])
         target = ">= 10" if what == "head" else None
-        rows.append(Row(goal="G5", what=f"{name} first run / second run, {what}",
-                        values=tuple(values), target=target, note=_size(photos)))  # fmt: skip
-    return rows
+        yield Row(goal="G5", what=f"{name} first run / second run, {what}",
+                  values=tuple(values), target=target, note=_size(photos))  # fmt: skip
 
 
 def _training_seconds(spec: TransferSpec, folder: Path) -> float:

@@ -88,10 +88,11 @@ def measure(name: str, values: flags.FlagValues, work: Path) -> None:
     photos = prepared(values["set"].value, count=values["photos"].value,
                       image_size=values["image_size"].value, work=work)  # fmt: skip
     further = {"augment": AUGMENTED[name]} if name in AUGMENTED else {}
-    rows = take(photos, name=backbone, weights=weights, pairs=values["pairs"].value, work=work,
-                **further)  # fmt: skip
-    for row in rows:
+    rows = []
+    for row in take(photos, name=backbone, weights=weights, pairs=values["pairs"].value, work=work,
+                    **further):  # fmt: skip
         print(row, flush=True)
+        rows.append(row)
     protocol.save(rows, work / "bench.json")
     if name in AUGMENTED:
         draw(rows[0], work / f"{name}-{backbone}.png".lower())
