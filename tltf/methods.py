@@ -12,15 +12,58 @@ ADAPT_METHODS = (
     "mmd", "dan", "jan", "deep_coral", "dann", "cdan", "cdan_e", "mcc", "entropy", "afn",
     "adabn", "dsbn",
     "coral", "subspace", "tca", "jda", "bda", "meda", "propagation", "self_training",
-    "domain_classifier", "kmm", "kliep", "ulsif",
+    "domain_classifier", "kmm", "kliep", "ulsif", "tradaboost",
 )  # fmt: skip
 """What ``tltf adapt --method`` takes; :mod:`tltf.stages.adapting` carries them out."""
 
-REGULARIZERS = ("none", "l2sp", "bss")
+REGULARIZERS = ("none", "l2sp", "bss", "delta")
+
+DISTILLATIONS = {
+    "logits": 0.0, "features": 1.0, "distances": 25.0, "angles": 50.0, "similarity": 3000.0,
+}  # fmt: skip
+"""What a student learns of its teacher, and the weight in the loss: the authors' where there are
+some. The answers have no weight: they are mixed with the labels half and half."""
+
+
+def distillation(text: str) -> tuple[tuple[str, float], ...]:
+    """Kinds and weights of ``--distill``: ``KIND`` or ``KIND:WEIGHT``, several with commas.
+
+    Raises:
+      ArgumentError: an unknown kind, one twice, or a weight that is none.
+
+    >>> distillation("logits,distances:10,angles")
+    (('logits', 0.0), ('distances', 10.0), ('angles', 50.0))
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        kind, colon, rest = part.strip().partition(":")
+        if kind not in DISTILLATIONS or kind in found or (kind == "logits" and colon):
+            raise ArgumentError(
+                f"distill={text!r}, expected some of {', '.join(DISTILLATIONS)}, each once, all but"
+                f" logits with a weight if you like"
+                f"{nearest(kind, DISTILLATIONS) if kind not in DISTILLATIONS else ''}",
+                where="--distill",
+                next_action="for example --distill=logits,distances:25",
+            )
+        found[kind] = _factor(rest) if colon else DISTILLATIONS[kind]
+        if not 0 <= found[kind] < math.inf:
+            raise ArgumentError(
+                f"distill={text!r}, expected a weight in [0, inf) behind the colon",
+                where="--distill",
+                next_action="for example --distill=distances:25",
+            )
+    return tuple(found.items())
+
+
+def _factor(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def regularizer(text: str) -> tuple[str, float]:
-    """Kind and factor of ``none``, ``l2sp:ALPHA`` or ``bss:ETA``.
+    """Kind and factor of ``none``, ``l2sp:ALPHA``, ``bss:ETA`` or ``delta:WEIGHT``.
 
     Raises:
       ArgumentError: another form.
@@ -29,13 +72,10 @@ def regularizer(text: str) -> tuple[str, float]:
     (('l2sp', 0.01), ('none', 0.0))
     """
     kind, _, rest = text.partition(":")
-    try:
-        factor = float(rest) if kind != "none" else 0.0
-    except ValueError:
-        factor = math.nan
+    factor = _factor(rest) if kind != "none" else 0.0
     if kind not in REGULARIZERS or not 0 <= factor < math.inf or (kind == "none" and rest):
         raise ArgumentError(
-            f"regularizer={text!r}, expected none, l2sp:FACTOR or bss:FACTOR"
+            f"regularizer={text!r}, expected none, l2sp:FACTOR, bss:FACTOR or delta:FACTOR"
             f"{nearest(kind, REGULARIZERS) if kind not in REGULARIZERS else ''}",
             where="--regularizer",
             next_action="for example --regularizer=l2sp:0.01",
@@ -49,12 +89,14 @@ class AdaptSpec:
 
     Without a ``target`` nothing is adapted. A target folder with class sub-folders has labels,
     which are used for the final number only; a flat folder of images has none. ``weight`` is the
-    method's factor in the loss, None for its own default.
+    method's factor in the loss, None for its own default. ``shots`` labelled target examples of
+    each class are learned from, by every method and by the source-only model, and are in no number.
     """
 
     target: str = ""
     method: str = "auto"
     weight: float | None = None
+    shots: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in ADAPT_METHODS:
@@ -66,4 +108,12 @@ class AdaptSpec:
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise ArgumentError(
                 f"term_weight={self.weight!r}, expected a number in [0, inf)", where="--term_weight"
+            )
+        least = 1 if self.method == "tradaboost" else 0
+        if self.shots < least:
+            raise ArgumentError(
+                f"shots={self.shots} with method={self.method!r}, expected at least {least}"
+                " labelled target examples of each class",
+                where="--shots",
+                next_action="for example --shots=5",
             )

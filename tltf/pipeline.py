@@ -21,6 +21,7 @@ from tltf.errors import ArgumentError, MismatchError
 from tltf.evaluation import tunepage
 from tltf.evaluation.gate import Gate
 from tltf.interval import save_interval
+from tltf.methods import distillation
 from tltf.rundir import RunDir
 from tltf.selection.search import check_optuna
 from tltf.spec import TransferSpec
@@ -223,7 +224,9 @@ def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
     """What :func:`transfer` would do, without a folder or a step of training."""
     _check_backbone(spec)
     if spec.adapt.target:
-        manifest = prepare.two_domains(spec.data, spec.adapt.target, seed=spec.seed)
+        manifest = prepare.two_domains(
+            spec.data, spec.adapt.target, seed=spec.seed, shots=spec.adapt.shots
+        )
     else:
         manifest = prepare.prepared(spec.data, seed=spec.seed)
     for sentence in described(manifest):
@@ -236,13 +239,16 @@ def check_parts(spec: TransferSpec, micro_batch: int | str, strategy: str = "non
     """What takes a batch as a whole cannot be taken in parts.
 
     Raises:
-      ArgumentError: adaptation, spectral shrinkage, or ``auto`` with several processes.
+      ArgumentError: adaptation, spectral shrinkage, relations of examples, or ``auto`` with several
+        processes.
     """
     if not micro_batch:
         return
     whole = "adaptation" if spec.adapt.target else ""
     if spec.regularizer.startswith("bss"):
         whole = f"--regularizer={spec.regularizer}"
+    if {kind for kind, _ in distillation(spec.distill)} & {"distances", "angles", "similarity"}:
+        whole = f"--distill={spec.distill}"
     if whole or (micro_batch == "auto" and strategy == "multiworker"):
         raise ArgumentError(
             f"micro_batch={micro_batch!r} with {whole}, which compares the examples of a batch"

@@ -17,7 +17,7 @@ from typing import Any
 
 from tltf.checks import check_class_weight, check_unfreeze, in_range, one_of
 from tltf.errors import ArgumentError, nearest
-from tltf.methods import AdaptSpec, regularizer
+from tltf.methods import AdaptSpec, distillation, regularizer
 from tltf.policies import policy
 
 TASKS = ("auto", "single_label", "multi_label", "regression")
@@ -214,11 +214,19 @@ class TransferSpec:
     adapt: AdaptSpec = field(default_factory=AdaptSpec)
     regularizer: str = "none"
     teacher: str = ""
+    distill: str = "logits"
 
     def __post_init__(self) -> None:
         if self.augment is not None:
             policy(self.augment)
         regularizer(self.regularizer)
+        distillation(self.distill)
+        if self.distill != "logits" and not self.teacher:
+            raise ArgumentError(
+                f"distill={self.distill!r} without a teacher",
+                where="--distill",
+                next_action="add --teacher=RUN",
+            )
         if self.teacher and self.mix != "none":
             raise ArgumentError(
                 f"teacher with mix={self.mix!r}, whose images it has not seen",

@@ -23,13 +23,14 @@ from tltf.errors import DataError, InputMissingError, StorageError, named_list, 
 from tltf.evaluation.familiarity import Familiarity, from_tensors
 from tltf.evaluation.rejection import DecisionRule
 from tltf.models import saved
-from tltf.models.classifier import feature_model
+from tltf.models.classifier import feature_model, with_features
 from tltf.rundir import RunDir
 from tltf.serving.decision import Decision
 from tltf.serving.intake import ImageIntake, Intake
 from tltf.serving.predicting import Opened, as_arrays, open_servable
 from tltf.serving.signatures import Signatures, signatures
 from tltf.serving.textintake import TextIntake
+from tltf.training.features import compiled
 from tltf.transfer import anchors as anchors  # these two register layers of saved models
 from tltf.transfer import domain_norm as domain_norm
 
@@ -117,6 +118,14 @@ class Trained:
     def features(self, data: Batches) -> np.ndarray:
         """Pooled features float32 ``[n, D]`` in the order of the records."""
         return _outputs(self._features, data)
+
+    def features_and_logits(self, data: Batches) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`features` and :meth:`logits` of one pass over the examples."""
+        step = compiled(with_features(self.model))
+        with data.naming_unreadable():
+            rows = [[np.asarray(t) for t in step(x)] for x, _, _ in data.eval_dataset()]
+        pooled, logits = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        return pooled, logits
 
     @functools.cached_property
     def _answers(self) -> tf.types.experimental.PolymorphicFunction:

@@ -14,6 +14,7 @@ from tltf import trained
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
 from tltf.errors import ArgumentError
+from tltf.pipeline import check_parts
 from tltf.spec import BackboneSpec, DataSpec, TransferSpec
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
@@ -29,7 +30,8 @@ def train(data: Path, workdir: Path, **more: object) -> Done:
 
 
 @pytest.mark.parametrize(
-    "regularizer", ["l2sp:0.01", pytest.param("bss:0.001", marks=pytest.mark.slow)]
+    "regularizer",
+    ["l2sp:0.01", "delta:0.001", pytest.param("bss:0.001", marks=pytest.mark.slow)],
 )
 def test_a_regulariser_trains_saves_and_loads(regularizer: str, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", n=45, seed=0, dark=False)
@@ -71,9 +73,77 @@ def test_soft_targets_are_for_training_only(tmp_path: Path) -> None:
     np.testing.assert_allclose(y, soft[[4, 1]])
 
 
-@pytest.mark.parametrize("text", ["l2sp", "l2sp:-1", "l2ps:1", "none:1", "bss:nan"])
+def test_a_student_learns_from_its_teachers_features_of_other_classes(tmp_path: Path) -> None:
+    """By stored features and by images: the same run; what is saved is an ordinary model."""
+    data = draw(tmp_path / "data", n=45, seed=0, dark=False)
+    other = draw(tmp_path / "other", n=24, seed=1, dark=True)
+    (other / "bar").rename(other / "pole")
+    assert train(other, tmp_path / "teacher", tune_epochs=1, unfreeze="all").code == 0
+    for name, cache in (("kept", tmp_path / "cache"), ("anew", "off")):
+        done = train(data, tmp_path / name, teacher=tmp_path / "teacher", cache=cache,
+                     distill="features,distances:10", regularizer="delta:0.001",
+                     cache_dtype="float32")  # fmt: skip
+        assert done.code == 0, done.err
+        assert "of each training example, for features, distances" in done.err
+        assert ("cache: " in done.err) == (name == "kept")
+    kept, anew = (trained.load(tmp_path / name / "weights").model for name in ("kept", "anew"))
+    assert [v.path for v in kept.variables] == [v.path for v in anew.variables]
+    assert not [v for v in kept.variables if "regressor" in v.path or "start" in v.path]
+    for a, b in zip(kept.variables, anew.variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-3)
+    spec = json.loads((tmp_path / "kept" / "spec.json").read_text())
+    assert spec["distill"] == "features,distances:10"
+    refused = train(data, tmp_path / "wrong", teacher=tmp_path / "teacher", distill="logits")
+    assert refused.code == 64
+    assert "use --distill=features" in refused.last_line
+
+
+def test_terms_that_change_nothing_are_said(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", n=24, seed=0, dark=False)
+    done = train(data, tmp_path / "run", regularizer="delta:0.1", tune_epochs=0)
+    assert done.code == 0, done.err
+    assert "delta:0.1 changes nothing: no phase trains the backbone" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fetures", "did you mean 'features'"),
+        ("logits:2", "all but logits with a weight"),
+        ("angles,angles", "each once"),
+        ("angles:-1", r"expected a weight in \[0, inf\)"),
+        ("distances:x", "expected a weight"),
+    ],
+)
+def test_a_wrong_lesson_is_said(text: str, words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"), teacher="run",
+                     distill=text)  # fmt: skip
+
+
+def test_a_lesson_wants_a_teacher() -> None:
+    with pytest.raises(ArgumentError, match="add --teacher=RUN"):
+        TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"),
+                     distill="angles")  # fmt: skip
+
+
+def test_relations_of_examples_are_not_taken_in_parts() -> None:
+    spec = TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"),
+                        teacher="run", distill="logits,angles")  # fmt: skip
+    with pytest.raises(ArgumentError, match="compares the examples of a batch"):
+        check_parts(spec, 8)
+
+
+def test_a_specification_from_before_has_the_usual_lesson() -> None:
+    spec = TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"))
+    fields = json.loads(spec.to_json())
+    del fields["distill"]
+    assert TransferSpec.from_json(json.dumps(fields)) == spec
+
+
+@pytest.mark.parametrize("text", ["l2sp", "l2sp:-1", "l2ps:1", "none:1", "bss:nan", "delta"])
 def test_a_wrong_regulariser_is_said(text: str) -> None:
-    with pytest.raises(ArgumentError, match="expected none, l2sp:FACTOR or bss:FACTOR"):
+    with pytest.raises(ArgumentError, match="expected none, l2sp:FACTOR, bss:FACTOR or delta"):
         TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"), regularizer=text)
 
 

@@ -35,6 +35,7 @@ RUN = (
     "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
     "precision", "jit", "deterministic", "cache", "head_solver",
     "cache_dtype", "restore", "baselines", "unknown", "export", "regularizer", "teacher",
+    "distill",
 )  # fmt: skip
 ALL_PHASES = (
     "optimizer", "momentum", "schedule", "warmup", "block_lr_decay", "weight_decay", "clipnorm",
@@ -53,6 +54,14 @@ RESTORE = "Epoch whose weights a phase leaves; best for images and last for text
 HEAD_SOLVER = (
     "Of a phase that trains only a linear head: lbfgs takes it to its optimum; auto: where"
     " examples are few."
+)
+REGULARIZER = (
+    "none; l2sp:FACTOR holds weights near their start, delta:FACTOR the backbone's features of each"
+    " image, bss:FACTOR shrinks the smallest singular values of a batch of features."
+)
+DISTILL = (
+    "What is learned of the teacher: logits (its answers), features, distances, angles, similarity"
+    " (of its pooled features), several with commas, each but logits with :WEIGHT if you like."
 )
 BACKBONES = (
     "One of keras.applications, small_cnn, mlp, or file:RUN; for texts minilm, bert:FOLDER,"
@@ -111,8 +120,9 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
         "unknown", default.unknown, "Folder of images of no class, to be told from the test's."
     )
     add.text("export", default.export, "auto (in the run folder), none, or a folder.")
-    add.text("regularizer", default.regularizer, "none, l2sp:FACTOR or bss:FACTOR.")
-    add.text("teacher", default.teacher, "A finished run whose answers are learned too.")
+    add.text("regularizer", default.regularizer, REGULARIZER)
+    add.text("teacher", default.teacher, "A finished run from which the model learns too.")
+    add.text("distill", default.distill, DISTILL)
     _define_phases(add, default.phases)
 
 

@@ -59,7 +59,7 @@ def with_features(model: keras.Model) -> keras.Model | None:
         return None
     if head.layers[0].name != heads.POOL:
         return None
-    inputs = keras.Input(model.input_shape[1:], dtype="float32")
+    inputs = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
     features = x = head.layers[0](backbone(inputs))
     for layer in head.layers[1:]:
         x = layer(x)

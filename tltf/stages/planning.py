@@ -60,7 +60,10 @@ def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan,
 
 
 def regularized(model: keras.Model, text: str) -> keras.Model:
-    """The model with L2-SP on its weights or spectral shrinkage on its pooled features."""
+    """The model with L2-SP on its weights or spectral shrinkage on its pooled features.
+
+    DELTA compares it with itself as it was, which :mod:`tltf.stages.guiding` arranges.
+    """
     kind, factor = methods.regularizer(text)
     if kind == "l2sp":
         anchors.l2_sp(model, factor)

@@ -18,12 +18,13 @@ from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest, Record
 from tltf.data.remote import RemoteBatches
 from tltf.data.targets import class_weights
-from tltf.errors import ArgumentError, OutputError, named_list
-from tltf.evaluation import calibration, rejection
+from tltf.errors import OutputError
+from tltf.evaluation import rejection
 from tltf.evaluation.familiarity import Familiarity, fit_familiarity
 from tltf.interval import SaveInterval
-from tltf.rundir import RunDir, existing
+from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
+from tltf.stages import guiding
 from tltf.stages.planning import commit, committed, planned_model
 from tltf.stages.texts import (
     say_truncated,
@@ -157,8 +158,8 @@ def _fit(
     weights = None
     if spec.class_weight != "none":
         weights = class_weights(train, classes=manifest.classes, mode=spec.class_weight)
-    soft = _teacher_targets(spec, manifest, say) if spec.teacher else None
-    batches = training_batches(result, spec, manifest, weights, soft)
+    learned = guiding.lesson(spec, result, manifest, say)
+    batches = training_batches(result, spec, manifest, weights, learned.targets)
     if data_service:
         say(f"data service: {data_service} decodes every training image in every epoch; no cache")
         batches = RemoteBatches(batches, data_service, say=say)
@@ -186,6 +187,7 @@ def _fit(
             distribution=placed,
             micro_batch=micro_batch,
             parts_found=lambda phase, n: say(f"{phase}: " + described_parts(n)),
+            guidance=guiding.guidance(spec, result.model, learned, say),
         )
 
 
@@ -207,27 +209,6 @@ class _Rates:
         self.plan = recipes.with_choice(self.plan, choice)
         self.say(str(choice))
         commit(self.plan, self.run)
-
-
-def _teacher_targets(spec: TransferSpec, manifest: Manifest, say: Say) -> np.ndarray:
-    """The mean of the labels and the teacher's probabilities, of the training images unchanged.
-
-    Cross-entropy with it is Hinton's sum of both losses at temperature 1, and the teacher sees
-    each image once.
-    """
-    teacher = load_trained(existing(spec.teacher).weights)
-    if teacher.task != "single_label" or teacher.classes != manifest.classes:
-        raise ArgumentError(
-            f"the teacher is {teacher.task} with {named_list(teacher.classes)}, the data"
-            f" {manifest.task} with {named_list(manifest.classes)}",
-            where=f"--teacher={spec.teacher}",
-            next_action="name a run on the same classes",
-        )
-    data = teacher.batches(manifest.split("train"))
-    said = calibration.apply_temperature(teacher.logits(data), 1.0, task=teacher.task)
-    right = (said.argmax(axis=1) == data.targets().argmax(axis=1)).mean()
-    say(f"teacher: {spec.teacher}, right on {right:.1%} of the training images")
-    return (data.targets() + said.astype(np.float32)) / 2.0
 
 
 def _note_resume(run: RunDir, position: dict[str, Any], say: Say) -> None:

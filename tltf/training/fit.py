@@ -16,6 +16,7 @@ from tltf.interval import SaveInterval, save_interval
 from tltf.spec import Phase
 from tltf.training import loop, microbatch, movement, ratesearch, states
 from tltf.training.caching import Cache, PhaseCache
+from tltf.training.guided import Guidance
 from tltf.training.interrupts import stop_requests
 from tltf.training.phaserun import BestEpoch, Objective, PhaseRun
 from tltf.training.ratesearch import FoundRate
@@ -64,6 +65,7 @@ def fit_phases(
     distribution: Distribution | None = None,
     micro_batch: int | str = 0,
     parts_found: Callable[[str, int], None] | None = None,
+    guidance: Guidance | None = None,
 ) -> FitResult:
     """Trains every phase: enter, train, check what moved, restore the best weights.
 
@@ -98,6 +100,8 @@ def fit_phases(
         taken in parts whose gradients are summed, for what does not fit into memory as a whole.
         0 for all; ``auto`` tries before the first step of each phase.
       parts_found: told the phase and its number when ``auto`` has tried.
+      guidance: further terms in the loss, made from the model as it is before this call
+        (:mod:`tltf.training.guided`); the targets of ``train`` carry what they read.
 
     Raises:
       TrainabilityError, DivergenceError, DataError: see the parts.
@@ -125,6 +129,7 @@ def fit_phases(
         session = Session(model, folder, interval, stop, progress, rates=ratesearch.read(folder))
         session.rate_found = rate_found or session.rate_found
         session.distribution, session.micro_batch = placed, micro_batch
+        session.guidance = guidance
         session.parts = microbatch.read(folder)
         session.parts_found = parts_found or session.parts_found
         stored = _phase_cache(cache, session, plan, train, validation)

@@ -19,6 +19,7 @@ from tltf.training import (
     callbackstate,
     convex,
     freezing,
+    guided,
     loop,
     microbatch,
     movement,
@@ -103,29 +104,32 @@ class PhaseRun:
         self.callbacks = callbacks
         trainability = phases.freeze(self.session.model, self.phase)
         cached = self.stored.phase(self.phase) if self.stored else None
-        if cached is not None:
-            self.part = cached.boundary.tail
-            data, validation = cached.data.train, cached.data.validation
+        self.guided = guided.guided(
+            self.session.guidance, self.session.model, cached=cached, data=data,
+            validation=validation,
+        )  # fmt: skip
+        self.part, data, validation = self.guided.part, self.guided.data, self.guided.validation
+        intended = self.guided.trainability(trainability)
         monitor = "val_loss" if validation is not None else "loss"
         self.best = KeepBest(monitor, patience=self.best_epoch.patience, restore=False)
         # A phase without an epoch left to train restores all the same.
         self.best.set_model(self.part)
         convex_head = self.objective.head_solver == "lbfgs" and not trainability.blocks
         if self.session.micro_batch == AUTO and self.phase.epochs and not convex_head:
-            self._find_parts(trainability, data)
+            self._find_parts(intended, data)
         if self.phase.learning_rate == AUTO:
-            self._find_rate(trainability, data, validation, convex_head=convex_head)
-        self._compile(trainability, data, for_callbacks=bool(callbacks))
+            self._find_rate(intended, data, validation, convex_head=convex_head)
+        self._compile(intended, data, for_callbacks=bool(callbacks))
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
         if convex_head and self.phase.epochs:
             if state is not None and state.position.epoch:
                 self.before = state.callbacks["before"]
             else:
-                self._solve(data, validation, trainability)
+                self._solve(data, validation, intended)
         else:
             first = self._resume(state, data)
-            self._train(data, validation, first, trainability, state)
+            self._train(data, validation, first, intended, state)
         outcome = self._check(data, trainability)
         if self.best_epoch.restore and not convex_head:
             self.best.restore()
@@ -343,6 +347,7 @@ class PhaseRun:
                 "model": session.model.variables,
                 "optimizer": part.optimizer.variables if inside else [],
                 "metrics": counted,
+                "terms": self.guided.own if inside else [],
                 "best": [arrays[key] for key in sorted(arrays)] if inside else [],
                 "callbacks": memory if inside else [],
             },
@@ -364,6 +369,7 @@ class PhaseRun:
         if state is None or not (state.position.epoch or state.position.step):
             return Position(self.index)
         states.assign(self.part.optimizer.variables, state, "optimizer")
+        states.assign(self.guided.own, state, "terms")
         if state.position.step:
             if self.session.distribution.strategy is None:
                 _build_metrics(self.part, data)

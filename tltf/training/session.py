@@ -14,6 +14,7 @@ import keras
 from tltf import storage
 from tltf.interval import SaveInterval
 from tltf.training import ratesearch, statefiles, states
+from tltf.training.guided import Guidance
 from tltf.training.interrupts import StopRequest
 from tltf.training.states import State
 from tltf.training.strategies import Distribution
@@ -39,6 +40,7 @@ class Session:
     distribution: Distribution = field(default_factory=Distribution)
     rates: dict[str, ratesearch.FoundRate] = field(default_factory=dict)
     micro_batch: int | str = 0
+    guidance: Guidance | None = None
     parts: dict[str, int] = field(default_factory=dict)
     parts_found: Callable[[str, int], None] = lambda *_: None
     rate_found: Callable[[str, ratesearch.FoundRate], None] = lambda *_: None
