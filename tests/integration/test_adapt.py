@@ -14,7 +14,7 @@ from integration_domains import CLASSES, draw
 import tltf as library
 from tltf.methods import ADAPT_METHODS, AdaptSpec
 from tltf.spec import BackboneSpec, DataSpec
-from tltf.stages import adapting
+from tltf.stages import adapting, domainfit
 from tltf.stages.domainfit import Features, Fitted
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
@@ -105,6 +105,57 @@ def test_target_labels_change_nothing_but_the_final_number(
     assert 'id="adaptation"' in (tmp_path / "labelled/report/report.html").read_text("utf-8")
 
 
+def test_shots_teach_every_method_and_are_not_measured(
+    drawn: dict[str, Path], tmp_path: Path
+) -> None:
+    done = adapt(drawn, tmp_path / "boost", method="tradaboost", shots=3)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "boost" / "report" / "report.json").read_text())
+    # Of 36 target examples nine are learned from.
+    assert report["n"] == report["baselines"]["source_only"]["metrics"]["accuracy"]["n"] == 27
+    assert report["data"]["totals"]["shots"] == 9
+    learned = [json.loads(row) for row in (tmp_path / "boost" / "manifest.jsonl").open()]
+    few = {row["id"] for row in learned if row.get("split") == "shots"}
+    rows = (tmp_path / "boost" / "report" / "predictions.jsonl").read_text().splitlines()
+    assert len(few) == 9
+    assert not few & {json.loads(row)["id"] for row in rows}
+    assert "beside 9 shots" in report["adaptation"]["notes"][0]
+    assert "effective sample size" in done.err
+    assert "shots: 9 of them are learned from" in done.err
+    assert "no target label beyond the shots was used" in done.err
+    # They teach the source alone too: another model than without them.
+    answers = {}
+    for shots in (0, 3):
+        done = adapt(drawn, tmp_path / f"source{shots}", method="source_only", shots=shots)
+        assert done.code == 0, done.err
+        answers[shots] = (tmp_path / f"source{shots}/weights/model.safetensors").read_bytes()
+    assert answers[0] != answers[3]
+
+
+def test_shots_are_labelled_examples_and_boosting_weighs_the_source() -> None:
+    """A source of which a part follows another rule: it loses weight, and the head is right."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    misled = np.arange(120) < 60
+    y = np.where(misled, 1 - y, y)
+    moved = rng.normal(size=(50, 4)).astype("float32")
+    truth = (moved[:, 0] > 0).astype(int)
+    found = Features(train=(x,), labels=y, val=(x,), val_labels=y, target=(moved[10:],),
+                     shots=(moved[:10],), shot_labels=truth[:10])  # fmt: skip
+    (on_source, on_shots), notes = domainfit._boosted_weights(found)
+    assert on_source[misled].mean() < 0.5 * on_source[~misled].mean()
+    assert on_shots.mean() > on_source.mean()
+    assert notes[0].startswith("effective sample size")
+    one_hot = np.eye(2, dtype="float32")
+    target = domainfit._target(found, one_hot, None, on_shots=on_shots)
+    assert (target.n, target.weights[:40].sum()) == (50, 0)
+    np.testing.assert_array_equal(target.y[40:].argmax(axis=1), truth[:10])
+    np.testing.assert_array_equal(target.weights[40:], on_shots)
+    pseudo = domainfit._target(found, one_hot, truth[10:], on_shots=np.ones(10))
+    assert pseudo.weights.sum() == 50
+
+
 QUICK = ("dsbn", "jda", "kmm")
 
 
@@ -115,7 +166,8 @@ QUICK = ("dsbn", "jda", "kmm")
 def test_every_method_runs_from_the_command_line(
     method: str, drawn: dict[str, Path], tmp_path: Path
 ) -> None:
-    done = adapt(drawn, tmp_path / "run", method=method, epochs=1)
+    shots = {"shots": 2} if method == "tradaboost" else {}
+    done = adapt(drawn, tmp_path / "run", method=method, epochs=1, **shots)
     assert done.code == 0, done.err
     report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert method in ("auto", report["adaptation"]["selection"]["chosen"])
@@ -147,6 +199,10 @@ def test_what_cannot_be_adapted_is_said(drawn: dict[str, Path], tmp_path: Path) 
         ({"method": "mdm"}, 64, "mdm"),
         ({"unfreeze": "all"}, 64, "leaves nothing frozen"),
         ({"term_weight": -1}, 64, "term_weight"),
+        ({"method": "tradaboost"}, 64, "for example --shots=5"),
+        ({"shots": -1}, 64, "expected at least 0"),
+        ({"shots": 12}, 65, "use --shots=11"),
+        ({"shots": 1, "target": drawn["flat"]}, 65, "there are no labels"),
         ({"source": ""}, 64, "--source is missing"),
     ):
         done = adapt(drawn, tmp_path / "run", **options)

@@ -45,6 +45,8 @@ def _define() -> None:
     whole("image_size", None, "Input side in pixels; the recipe's if left out.", **values)
     flags.DEFINE_enum("method", DEFAULT.adapt.method, list(ADAPT_METHODS), "How.", **values)
     number("term_weight", None, "Factor of the method's loss; its default if left out.", **values)
+    whole("shots", DEFAULT.adapt.shots, "Labelled target examples of each class to learn from, by"
+          " the source-only model too; no number counts them.", **values)  # fmt: skip
     text("unfreeze", phase.unfreeze, "none, or last:N blocks that train too.", **values)
     whole("epochs", phase.epochs, "Epochs over the larger domain.", **values)
     number("lr", phase.learning_rate, "Peak learning rate.", **values)
@@ -87,7 +89,10 @@ def to_spec(values: flags.FlagValues) -> TransferSpec:
         head=dataclasses.replace(DEFAULT.head, hidden=(given["bottleneck"],)),
         phases=(phase,),
         adapt=AdaptSpec(
-            target=given["target"], method=given["method"], weight=given["term_weight"]
+            target=given["target"],
+            method=given["method"],
+            weight=given["term_weight"],
+            shots=given["shots"],
         ),
         **{name: given[name] for name in ("batch_size", "seed", "precision", "cache", "export")},
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from tltf.data import duplicates, folders, headers, scan, sources, splits
 from tltf.data.columns import IndexedManifest
 from tltf.data.manifest import Manifest, Record, is_index
+from tltf.data.shots import SHOTS, with_shots
 from tltf.errors import ArgumentError, DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
 
@@ -61,12 +62,14 @@ def two_domains(
     target: str,
     *,
     seed: int,
+    shots: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Source records as ``train`` and ``val``, every target record as ``test``; for adaptation.
 
     A ``test`` split that the source names is not used. Target labels are those of class folders
-    or tables; a flat folder of images has none.
+    or tables; a flat folder of images has none. With ``shots`` as many target examples of each
+    class are taken out of ``test`` (:mod:`tltf.data.shots`).
 
     Raises:
       DataError: no target records, target classes that the source does not have, or labels that
@@ -98,13 +101,18 @@ def two_domains(
             " sub-folders is taken as unlabelled",
         )
     records = [_named(r, "source", r.split) for r in source.records if r.split != "test"]
-    records += [_named(r, "target", "test") for r in found.records]
+    targets: Sequence[Record] = [_named(r, "target", "test") for r in found.records]
     labelled = "labelled, for the final number only" if found.classes else "without labels"
+    notes = [f"target: {len(found.records)} examples, {labelled}; shown as test"]
+    if shots:
+        targets = with_shots(targets, shots, seed=seed, where=target)
+        taken = sum(record.split == SHOTS for record in targets)
+        notes.append(f"shots: {taken} of them are learned from with their labels, and not measured")
     return dataclasses.replace(
         source,
-        records=tuple(records),
+        records=(*records, *targets),
         excluded=(*source.excluded, *found.excluded),
-        notes=(*source.notes, f"target: {len(found.records)} examples, {labelled}; shown as test"),
+        notes=(*source.notes, *notes),
     )
 
 

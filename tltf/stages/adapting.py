@@ -19,6 +19,7 @@ from tltf.data.batches import Batches
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest
 from tltf.data.reading import reading
+from tltf.data.shots import SHOTS
 from tltf.errors import ArgumentError, printable
 from tltf.evaluation import calibration, evaluate, rejection, verdict
 from tltf.evaluation.summary import summary
@@ -155,12 +156,13 @@ def _selected(
     """The method that was asked for, or auto's choice; with every criterion for each."""
     weights = domainfit.importance(found)
     rows = {name: domainfit.judged(fit, found, weights=weights) for name, fit in fitted.items()}
+    beyond = " beyond the shots" if len(found.shot_labels) else ""
     if spec.adapt.method == "auto":
         name = max(rows, key=lambda method: rows[method]["reverse"])
-        sentence = f"{name}: {JUDGED}, among {', '.join(rows)}"
+        sentence = f"{name}: {JUDGED}{beyond}, among {', '.join(rows)}"
     else:
         name = spec.adapt.method
-        sentence = f"{name}: as asked for; no target label was used"
+        sentence = f"{name}: as asked for; no target label{beyond} was used"
     return {"chosen": name, "criteria": rows, "sentence": sentence}, fitted[name]
 
 
@@ -274,7 +276,8 @@ def _features(
     progress: bool,
 ) -> Features:
     """What crosses the boundary, for every record of both domains, through the store."""
-    parts = {name: model.batches(manifest.split(name)) for name in ("train", "val", "test")}
+    names = ("train", "val", "test", *((SHOTS,) if spec.adapt.shots else ()))
+    parts = {name: model.batches(manifest.split(name)) for name in names}
     with _store_folder(spec) as folder:
         store = stored.opened_store(
             folder, cut, reading=reading(parts["train"]), dtype=spec.cache_dtype
@@ -295,6 +298,8 @@ def _features(
         val=arrays["val"],
         val_labels=targets_of(parts["val"]),
         target=arrays["test"],
+        shots=arrays.get(SHOTS, ()),
+        shot_labels=targets_of(parts[SHOTS]) if SHOTS in parts else np.empty(0, np.int64),
     )
 
 

@@ -28,7 +28,11 @@ def run_data(spec: TransferSpec, run: RunDir, *, say: Say) -> Manifest:
         with counted("scan", unit="files") as progress:
             if spec.adapt.target:
                 manifest = prepare.two_domains(
-                    spec.data, spec.adapt.target, seed=spec.seed, progress=progress
+                    spec.data,
+                    spec.adapt.target,
+                    seed=spec.seed,
+                    shots=spec.adapt.shots,
+                    progress=progress,
                 )
             else:
                 manifest = prepare.prepared(spec.data, seed=spec.seed, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from tltf.training import loop, objectives
 from tltf.training.interrupts import StopRequest
 from tltf.training.optimizers import build_optimizer
 from tltf.transfer import distances, manifold, pseudolabels, reweighting, shallow, unlabelled
+from tltf.transfer.boosting import TrAdaBoost
 from tltf.transfer.domains import Domain, DomainEpochs
 from tltf.transfer.kernels import Floats
 from tltf.transfer.shallow import Labels
@@ -30,13 +31,18 @@ MOST_SHALLOW = 5000
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Inputs of the tail for each part, the source's labels, and pooled vectors for kernels."""
+    """Inputs of the tail for each part, the source's labels, and pooled vectors for kernels.
+
+    ``shots`` are target examples whose labels may be learned from; ``target`` has none of them.
+    """
 
     train: tuple[np.ndarray, ...]
     labels: Labels
     val: tuple[np.ndarray, ...]
     val_labels: Labels
     target: tuple[np.ndarray, ...]
+    shots: tuple[np.ndarray, ...] = ()
+    shot_labels: Labels = field(default_factory=lambda: np.empty(0, np.int64))
 
     def pooled(self, arrays: tuple[np.ndarray, ...]) -> Floats:
         """``[n, D]``: the mean over positions of a map."""
@@ -71,7 +77,8 @@ def fit_method(
     """Trains ``tail`` from the weights it has, by ``method``.
 
     Terms of :mod:`tltf.adapt` train with both domains; shallow methods give the target labels to
-    learn from beside the source's; density ratios weigh the source.
+    learn from beside the source's; density ratios and boosting weigh the source. Shots are
+    labelled examples for all of them.
 
     Raises:
       ArgumentError: a shallow method with more examples than its square matrix allows.
@@ -79,14 +86,15 @@ def fit_method(
     """
     one_hot = np.eye(n_classes, dtype=np.float32)
     weights, notes, pseudo = None, (), None
+    on_shots = np.ones(len(features.shot_labels))
     if method in WEIGHTINGS:
         weights, notes = _source_weights(method, features)
+    elif method == "tradaboost":
+        (weights, on_shots), notes = _boosted_weights(features)
     elif method in SHALLOW:
-        pseudo, confidence = _pseudo_labels(method, features, n_classes)
+        pseudo = _pseudo_labels(method, features, n_classes)
     source = Domain(features.train, one_hot[features.labels], weights=weights)
-    target = Domain(features.target)
-    if pseudo is not None:
-        target = Domain(features.target, one_hot[pseudo], weights=confidence)
+    target = _target(features, one_hot, pseudo, on_shots=on_shots)
     data = DomainEpochs(source, target, batch_size=batch_size, seed=seed)
     steps = (phase.epochs or 0) * data.steps_per_epoch
     terms = ()
@@ -106,10 +114,26 @@ def fit_method(
         method=method,
         weights=[np.array(v.numpy()) for v in tail.variables],
         val_logits=_predicted(training, (*features.val, np.zeros(len(features.val_labels)))),
-        target_logits=_predicted(training, (*features.target, np.ones(target.n))),
+        target_logits=_predicted(training, (*features.target, np.ones(len(features.target[0])))),
         history=recorder.rows,
         notes=notes,
     )
+
+
+def _target(
+    features: Features, one_hot: np.ndarray, pseudo: Labels | None, *, on_shots: np.ndarray
+) -> Domain:
+    """The target with the labels that a method gave it, and behind it the shots with theirs."""
+    n, shots = len(features.target[0]), len(features.shot_labels)
+    if pseudo is None and not shots:
+        return Domain(features.target)
+    y = one_hot[np.zeros(n, np.int64) if pseudo is None else pseudo]
+    weights = np.full(n, float(pseudo is not None))
+    if not shots:
+        return Domain(features.target, y, weights=weights)
+    x = (np.concatenate(pair) for pair in zip(features.target, features.shots, strict=True))
+    y = np.concatenate([y, one_hot[features.shot_labels]])
+    return Domain(tuple(x), y, weights=np.concatenate([weights, on_shots]))
 
 
 def _standardized_pair(features: Features) -> tuple[Floats, Floats]:
@@ -119,8 +143,8 @@ def _standardized_pair(features: Features) -> tuple[Floats, Floats]:
     )
 
 
-def _pseudo_labels(method: str, features: Features, n_classes: int) -> tuple[Labels, np.ndarray]:
-    """Labels of the target and how much each counts, by a shallow method."""
+def _pseudo_labels(method: str, features: Features, n_classes: int) -> Labels:
+    """Labels of the target by a shallow method."""
     s, t = _standardized_pair(features)
     if len(s) + len(t) > MOST_SHALLOW and method in ("tca", "jda", "bda", "meda", "propagation"):
         raise ArgumentError(
@@ -132,7 +156,7 @@ def _pseudo_labels(method: str, features: Features, n_classes: int) -> tuple[Lab
     scores = SHALLOW[method](s, features.labels, t)
     full = np.zeros((len(t), n_classes))
     full[:, : scores.shape[1]] = scores
-    return full.argmax(axis=1), np.ones(len(t))
+    return full.argmax(axis=1)
 
 
 def _head(aligned: shallow.Aligned, labels: Labels) -> Floats:
@@ -170,11 +194,34 @@ def _source_weights(method: str, features: Features) -> tuple[np.ndarray, tuple[
     # Kernels want few dimensions: the leading directions of both domains together.
     axes = shallow.principal_axes(np.concatenate([s, t]) / scale)[:, :20]
     w = WEIGHTINGS[method](s / scale @ axes, t / scale @ axes)
+    return w, _sample_size(w)
+
+
+def _boosted_weights(
+    features: Features,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
+    """How much TrAdaBoost makes of each source example and of each shot, in one scale for both."""
+    s, few, t = (features.pooled(x) for x in (features.train, features.shots, features.target))
+    both = np.concatenate([s, few, t])
+    middle, scale = both.mean(axis=0), both.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    s, few = ((x - middle) / scale for x in (s, few))
+    w = TrAdaBoost().fit(s, features.labels, few, features.shot_labels).weights
+    notes = _sample_size(w[: len(s)])
+    share = w[: len(s)].sum() / w.sum()
+    return (w[: len(s)], w[len(s) :]), (
+        f"{notes[0]}, which have {share:.0%} of the weight beside {len(few)} shots",
+        *notes[1:],
+    )
+
+
+def _sample_size(weights: np.ndarray) -> tuple[str, ...]:
+    """Said of the weights of the source, with the warning if they leave next to nothing."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        size = reweighting.effective_sample_size(w)
-    notes = (f"effective sample size {size:.1f} of {len(w)} source examples",)
-    return w, (*notes, *(str(warning.message) for warning in caught))
+        size = reweighting.effective_sample_size(weights)
+    note = f"effective sample size {size:.1f} of {len(weights)} source examples"
+    return (note, *(str(warning.message) for warning in caught))
 
 
 def importance(features: Features) -> Floats:
