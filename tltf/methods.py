@@ -117,3 +117,60 @@ class AdaptSpec:
                 where="--shots",
                 next_action="for example --shots=5",
             )
+
+
+FEWEST_EPISODES = 600
+EPISODE_HEADS = ("nearest_mean", "cosine", "logistic")
+META_METHODS = ("prototypical", "reptile", "maml")
+EPISODE_METHODS = (*EPISODE_HEADS, *META_METHODS)
+"""What ``tltf episodes --method`` takes; the second kind learns from episodes of known classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesSpec:
+    """Few-shot episodes: how large they are, how many, what is tried, and on which classes.
+
+    Args:
+      ways: classes of an episode, >= 2.
+      shots: labelled examples of each class, one or several numbers to try, >= 1.
+      queries: further examples of each class, which are asked for.
+      episodes: that are measured on, >= 600.
+      methods: of :data:`EPISODE_METHODS`.
+      novel: classes that are measured on; the others are known. None lets the seed decide.
+      meta_episodes: of known classes that a method learns from, >= 1.
+    """
+
+    ways: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    queries: int = 15
+    episodes: int = FEWEST_EPISODES
+    methods: tuple[str, ...] = EPISODE_METHODS
+    novel: tuple[str, ...] = ()
+    meta_episodes: int = 500
+
+    def __post_init__(self) -> None:
+        least = {"ways": (self.ways, 2), "queries": (self.queries, 1),
+                 "episodes": (self.episodes, FEWEST_EPISODES),
+                 "meta_episodes": (self.meta_episodes, 1),
+                 "shots": (min(self.shots, default=0), 1)}  # fmt: skip
+        for name, (value, low) in least.items():
+            if value < low:
+                raise ArgumentError(f"{name}={value}, expected at least {low}", where=f"--{name}")
+        unknown = [name for name in self.methods if name not in EPISODE_METHODS]
+        if unknown or not self.methods:
+            name = unknown[0] if unknown else ""
+            raise ArgumentError(
+                f"method={name!r}, expected some of {', '.join(EPISODE_METHODS)}"
+                f"{nearest(name, EPISODE_METHODS)}",
+                where="--method",
+            )
+
+    @property
+    def learns(self) -> bool:
+        """Whether some method wants known classes to learn from."""
+        return bool(set(self.methods) & set(META_METHODS))
+
+    @property
+    def examples(self) -> int:
+        """Of a class, for the largest episode."""
+        return max(self.shots) + self.queries

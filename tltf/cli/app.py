@@ -37,6 +37,7 @@ COMMANDS = {
     "export": "verify and publish a run's model as a SavedModel",
     "embed": "features of a frozen network for many files, by shards, here or by Apache Beam",
     "rank": "which backbone fits the data, measured within a budget",
+    "episodes": "few labels of new classes: heads and meta-learning, measured over 600 episodes",
     "tune": "head, depth, rates and augmentation searched on validation, within a budget",
     "doctor": "what this machine has, what it lacks, and the remedies",
     "cache": "what frozen networks computed and runs will use again: list it, make room",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,9 +13,7 @@ import numpy as np
 
 from tltf import recipes, sealed, storage
 from tltf.data.batches import Batches
-from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest
-from tltf.data.reading import reading
 from tltf.data.shots import SHOTS
 from tltf.errors import ArgumentError, printable
 from tltf.evaluation import calibration, evaluate, rejection, verdict
@@ -27,15 +22,13 @@ from tltf.models import heads
 from tltf.models.classifier import backbone_of, classifier
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
-from tltf.stages import domainfit
+from tltf.stages import domainfit, frozen
 from tltf.stages.domainfit import Features, Fitted
 from tltf.stages.planning import committed, planned_model
 from tltf.stages.reporting import write_report
 from tltf.stages.training import targets_of
-from tltf.terminal import Bar
 from tltf.trained import Trained
 from tltf.training import boundary as boundaries
-from tltf.training import features as stored
 from tltf.training import freezing
 from tltf.training.boundary import Boundary
 from tltf.training.interrupts import StopRequest, stop_requests
@@ -278,20 +271,7 @@ def _features(
     """What crosses the boundary, for every record of both domains, through the store."""
     names = ("train", "val", "test", *((SHOTS,) if spec.adapt.shots else ()))
     parts = {name: model.batches(manifest.split(name)) for name in names}
-    with _store_folder(spec) as folder:
-        store = stored.opened_store(
-            folder, cut, reading=reading(parts["train"]), dtype=spec.cache_dtype
-        )
-        compute, rows = stored.compiled(cut.prefix), sum(data.n for data in parts.values())
-        computed = 0
-        with store.locked(), Bar("features", rows, unit="images", shown=progress) as bar:
-            for data in parts.values():
-                computed += stored.extract(store, compute, data, view=None, progress=bar.advance)
-        say(f"cache: {cut}: {computed} rows computed, {rows - computed} found")
-        arrays = {
-            name: tuple(np.asarray(a, np.float32) for a in store.gather(stored.view_keys(data, 0)))
-            for name, data in parts.items()
-        }
+    arrays = frozen.crossing(cut, parts, spec, say=say, progress=progress)
     return Features(
         train=arrays["train"],
         labels=targets_of(parts["train"]),
@@ -301,15 +281,6 @@ def _features(
         shots=arrays.get(SHOTS, ()),
         shot_labels=targets_of(parts[SHOTS]) if SHOTS in parts else np.empty(0, np.int64),
     )
-
-
-@contextlib.contextmanager
-def _store_folder(spec: TransferSpec) -> Iterator[Path]:
-    if spec.cache == "off":
-        with tempfile.TemporaryDirectory(prefix="tltf-features-") as folder:
-            yield Path(folder)
-    else:
-        yield cache_folder() / "features" if spec.cache == "auto" else Path(spec.cache)
 
 
 def _with_domain_norm(model: keras.Model) -> keras.Model:

@@ -66,6 +66,7 @@ _PUBLIC = {
     "reptile": "metalearning",
     "first_order_maml": "metalearning",
     "adapted_accuracy": "metalearning",
+    "adapted_head": "metalearning",
     "mixup_domains": "mixing",
     "cutmix_domains": "mixing",
     "source_shares": "mixing",

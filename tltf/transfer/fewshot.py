@@ -19,6 +19,8 @@ FEWEST_EPISODES = 600
 Head = Callable[[Floats, Labels, Floats], Floats]
 """``(support, labels from 0, query) -> class scores [n_query, ways]``."""
 
+Progress = Callable[[int], None]
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -101,6 +103,7 @@ def evaluate_episodes(
     head: str | Head = "nearest_mean",
     *,
     episodes: int = FEWEST_EPISODES,
+    progress: Progress | None = None,
 ) -> EpisodeAccuracy:
     """How a head does on many episodes.
 
@@ -109,6 +112,7 @@ def evaluate_episodes(
       sampler: the episodes.
       head: a key of :data:`HEADS`, or such a function.
       episodes: at least 600, or the interval says little.
+      progress: called with 1 after each.
 
     Raises:
       ArgumentError: an unknown head, or too few episodes.
@@ -121,10 +125,12 @@ def evaluate_episodes(
         )
     answer = HEADS[head] if isinstance(head, str) else head
     x = kernels.matrix(features, what="features")
-    right = [
-        (answer(x[e.support], e.support_labels, x[e.query]).argmax(axis=1) == e.query_labels).mean()
-        for e in sampler.episodes(episodes)
-    ]
+    right = []
+    for e in sampler.episodes(episodes):
+        scores = answer(x[e.support], e.support_labels, x[e.query])
+        right.append((scores.argmax(axis=1) == e.query_labels).mean())
+        if progress is not None:
+            progress(1)
     return accuracy_of(right)
 
 

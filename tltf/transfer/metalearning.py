@@ -10,7 +10,9 @@ import tensorflow as tf
 from keras import ops
 
 from tltf.errors import ArgumentError
-from tltf.transfer.fewshot import Episode, EpisodeSampler
+from tltf.transfer.fewshot import Episode, EpisodeSampler, Head, Progress
+from tltf.transfer.kernels import Floats
+from tltf.transfer.shallow import Labels
 
 
 def prototypical_loss(
@@ -40,6 +42,7 @@ def train_prototypical(
     *,
     episodes: int,
     optimizer: keras.optimizers.Optimizer | None = None,
+    progress: Progress | None = None,
 ) -> list[float]:
     """Trains ``encoder`` on episodes, in place; returns the loss of each.
 
@@ -49,6 +52,7 @@ def train_prototypical(
       sampler: episodes of the training classes.
       episodes: how many.
       optimizer: None for Adam at 1e-3.
+      progress: called with 1 after each.
     """
     optimizer = optimizer or keras.optimizers.Adam(1e-3)
     optimizer.build(encoder.trainable_variables)
@@ -69,6 +73,8 @@ def train_prototypical(
         batch = np.concatenate([x[e.support], x[e.query]]).astype("float32")
         labels = (tf.constant(y, tf.int32) for y in (e.support_labels, e.query_labels))
         losses.append(float(step(tf.constant(batch), tf.constant(len(e.support)), *labels)))
+        if progress is not None:
+            progress(1)
     return losses
 
 
@@ -81,6 +87,7 @@ def reptile(
     inner_steps: int = 5,
     inner_rate: float = 0.02,
     outer_rate: float = 0.5,
+    progress: Progress | None = None,
 ) -> None:
     """Moves the weights towards those that each task ends with: ``w += outer (w_task - w)``.
 
@@ -94,6 +101,7 @@ def reptile(
       episodes: how many tasks.
       inner_steps, inner_rate: gradient steps on support and query of a task, and their rate.
       outer_rate: at the start.
+      progress: called with 1 after each task.
     """
     descend = _descent(model, inner_rate)
     for number, e in enumerate(sampler.episodes(episodes)):
@@ -104,6 +112,8 @@ def reptile(
         share = outer_rate * (1.0 - number / episodes)
         for variable, old in zip(model.trainable_variables, before, strict=True):
             variable.assign(old + share * (variable.numpy() - old))
+        if progress is not None:
+            progress(1)
 
 
 def first_order_maml(
@@ -115,6 +125,7 @@ def first_order_maml(
     inner_steps: int = 5,
     inner_rate: float = 0.02,
     optimizer: keras.optimizers.Optimizer | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """The gradient of the query loss at the weights that the support set leads to.
 
@@ -128,6 +139,7 @@ def first_order_maml(
       episodes: how many tasks.
       inner_steps, inner_rate: gradient steps on the support of a task, and their rate.
       optimizer: of the outer step; None for Adam at 1e-3.
+      progress: called with 1 after each task.
     """
     optimizer = optimizer or keras.optimizers.Adam(1e-3)
     optimizer.build(model.trainable_variables)
@@ -139,6 +151,8 @@ def first_order_maml(
         for variable, old in zip(model.trainable_variables, before, strict=True):
             variable.assign(old)
         optimizer.apply_gradients(zip(found, model.trainable_variables, strict=True))
+        if progress is not None:
+            progress(1)
 
 
 def adapted_accuracy(
@@ -156,14 +170,32 @@ def adapted_accuracy(
       episode: of the test classes.
       inner_steps, inner_rate: of the learning; at least one step.
     """
+    answer = adapted_head(model, inner_steps=inner_steps, inner_rate=inner_rate)
+    scores = answer(x[episode.support], episode.support_labels, x[episode.query])
+    return float((scores.argmax(axis=1) == episode.query_labels).mean())
+
+
+def adapted_head(model: keras.Model, *, inner_steps: int = 10, inner_rate: float = 0.02) -> Head:
+    """What a meta-learned model answers after learning a support set, for
+    :func:`tltf.transfer.evaluate_episodes`; its weights are put back.
+
+    Args:
+      model: as :func:`reptile`, with as many logits as the episodes have ways.
+      inner_steps, inner_rate: of the learning; at least one step.
+    """
     if inner_steps < 1:
         raise ArgumentError(f"inner_steps={inner_steps}, expected at least 1")
+    descend = _descent(model, inner_rate)
     before = _values(model)
-    _descent(model, inner_rate)(x[episode.support], episode.support_labels, inner_steps)
-    answers = np.asarray(model(_tensor(x[episode.query]), training=False)).argmax(axis=1)
-    for variable, old in zip(model.trainable_variables, before, strict=True):
-        variable.assign(old)
-    return float((answers == episode.query_labels).mean())
+
+    def scores(support: Floats, labels: Labels, query: Floats) -> Floats:
+        descend(support, labels, inner_steps)
+        logits = np.asarray(model(_tensor(query), training=False))
+        for variable, old in zip(model.trainable_variables, before, strict=True):
+            variable.assign(old)
+        return logits
+
+    return scores
 
 
 def _gradient(model: keras.Model) -> Any:
@@ -184,13 +216,14 @@ def _gradient(model: keras.Model) -> Any:
 def _descent(model: keras.Model, rate: float) -> Any:
     gradient = _gradient(model)
 
-    def descend(x: np.ndarray, labels: np.ndarray, steps: int) -> None:
-        batch, y = _tensor(x), tf.constant(labels, tf.int32)
+    # All steps in one call: each takes less time than going to the graph and back.
+    @tf.function(reduce_retracing=True, autograph=False)
+    def down(batch: Any, y: Any, steps: int) -> None:
         for _ in range(steps):
             for variable, g in zip(model.trainable_variables, gradient(batch, y), strict=True):
                 variable.assign_sub(rate * g)
 
-    return descend
+    return lambda x, labels, steps: down(_tensor(x), tf.constant(labels, tf.int32), steps)
 
 
 def _values(model: keras.Model) -> list[np.ndarray]:
