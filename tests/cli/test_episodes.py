@@ -114,8 +114,11 @@ def test_nothing_of_the_novel_classes_is_learned_before(monkeypatch: pytest.Monk
     old = (rng.normal(size=(36, 4)).astype("float32"), labels)
     asked = EpisodesSpec(ways=3, shots=(1,), queries=5, meta_episodes=5)
     learned = []
-    monkeypatch.setattr(episodes.metalearning, "train_prototypical",
-                        lambda encoder, x, sampler, **_: learned.append((x, sampler.episode(0))))  # fmt: skip
+
+    def learn(encoder: object, x: np.ndarray, sampler: fewshot.EpisodeSampler, **_: object) -> None:
+        learned.append((x, sampler.episode(0)))
+
+    monkeypatch.setattr(episodes.metalearning, "train_prototypical", learn)
     for moved in (0.0, 100.0):
         new = (old[0] + np.float32(moved), labels)
         trial = episodes._Trial(asked, 1, seed=0, old=old, new=new, advance=lambda _: None)

@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegression
 
 from tltf.errors import ArgumentError, DataError, nearest
+from tltf.methods import FEWEST_EPISODES
 from tltf.transfer import kernels
 from tltf.transfer.kernels import Floats
 from tltf.transfer.shallow import Labels, checked_labels, unit_rows
-
-FEWEST_EPISODES = 600
 
 Head = Callable[[Floats, Labels, Floats], Floats]
 """``(support, labels from 0, query) -> class scores [n_query, ways]``."""
