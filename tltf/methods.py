@@ -91,12 +91,14 @@ class AdaptSpec:
     which are used for the final number only; a flat folder of images has none. ``weight`` is the
     method's factor in the loss, None for its own default. ``shots`` labelled target examples of
     each class are learned from, by every method and by the source-only model, and are in no number.
+    ``sources`` are further ones beside that of the data.
     """
 
     target: str = ""
     method: str = "auto"
     weight: float | None = None
     shots: int = 0
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in ADAPT_METHODS:

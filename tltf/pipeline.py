@@ -225,7 +225,11 @@ def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
     _check_backbone(spec)
     if spec.adapt.target:
         manifest = prepare.two_domains(
-            spec.data, spec.adapt.target, seed=spec.seed, shots=spec.adapt.shots
+            spec.data,
+            spec.adapt.target,
+            seed=spec.seed,
+            shots=spec.adapt.shots,
+            more=spec.adapt.sources,
         )
     else:
         manifest = prepare.prepared(spec.data, seed=spec.seed)

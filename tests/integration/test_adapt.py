@@ -132,6 +132,41 @@ def test_shots_teach_every_method_and_are_not_measured(
     assert answers[0] != answers[3]
 
 
+def test_several_sources_are_drawn_from_by_their_nearness(
+    drawn: dict[str, Path], tmp_path: Path
+) -> None:
+    near = draw(tmp_path / "near", n=30, seed=5, dark=True)
+    both = f"{drawn['source']},{near}"
+    done = adapt(drawn, tmp_path / "run", source=both, method="mmd")
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    shares = report["adaptation"]["sources"]
+    assert set(shares) == set(both.split(","))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[str(near)] > 0.5
+    assert "by their nearness to the target" in done.err
+    assert report["data"]["totals"]["train"] > 45
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["adapt"]["sources"] == [str(near)]
+    before = tree(tmp_path / "run")
+    assert adapt(drawn, tmp_path / "run", source=both, method="mmd").code == 0
+    assert tree(tmp_path / "run") == before
+
+
+def test_what_several_sources_cannot_be_is_said(drawn: dict[str, Path], tmp_path: Path) -> None:
+    other = draw(tmp_path / "other", n=12, seed=0, dark=False)
+    (other / "bar").rename(other / "pole")
+    for more, code, text in (
+        (other, 65, "bar, pole in one of them only"),
+        (drawn["source"], 64, "expected each source once"),
+        ("", 64, "expected each source once"),
+        (tmp_path / "nowhere", 66, "nowhere"),
+    ):
+        done = adapt(drawn, tmp_path / "run", source=f"{drawn['source']},{more}")
+        assert done.code == code, done.err
+        assert text in done.last_line
+
+
 def test_shots_are_labelled_examples_and_boosting_weighs_the_source() -> None:
     """A source of which a part follows another rule: it loses weight, and the head is right."""
     rng = np.random.default_rng(0)

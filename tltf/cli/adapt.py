@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -11,6 +12,7 @@ from tltf import storage
 from tltf.cli import run_flags
 from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
+from tltf.errors import ArgumentError
 from tltf.methods import ADAPT_METHODS, AdaptSpec
 from tltf.spec import (
     BAD_FILES,
@@ -37,7 +39,8 @@ FLAGS = flags.FlagValues()
 def _define() -> None:
     phase, values = DEFAULT.phases[0], {"flag_values": FLAGS}
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
-    text("source", None, "Labelled data: image folder, table, tfds:NAME or digits.", **values)
+    text("source", None, "Labelled data: image folder, table, tfds:NAME or digits; several with"
+         " commas are drawn from by their nearness to the target.", **values)  # fmt: skip
     text("target", None, "Data to adapt to: class folders (their labels are used for the final"
          " number only), or a flat folder of images.", **values)  # fmt: skip
     text("backbone", None, "One of keras.applications, small_cnn, mlp, or file:RUN.", **values)
@@ -66,9 +69,27 @@ def _define() -> None:
 _define()
 
 
+def sources(text: str) -> tuple[str, ...]:
+    """What ``--source`` names: one source, or several with commas; a path may have commas itself.
+
+    Raises:
+      ArgumentError: one is named twice, or not at all.
+    """
+    if "," not in text or Path(text).exists():
+        return (text,)
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise ArgumentError(
+            f"source={text!r}, expected each source once", where="--source",
+            next_action="for example --source=PHOTOS,SKETCHES",
+        )  # fmt: skip
+    return names
+
+
 def to_spec(values: flags.FlagValues) -> TransferSpec:
     """The specification that the parsed flags describe."""
     given = {name: values[name].value for name in values}
+    first, *more = sources(given["source"])
     phase = dataclasses.replace(
         DEFAULT.phases[0],
         epochs=given["epochs"],
@@ -79,7 +100,7 @@ def to_spec(values: flags.FlagValues) -> TransferSpec:
         DEFAULT,
         data=dataclasses.replace(
             DEFAULT.data,
-            source=given["source"],
+            source=first,
             val_fraction=given["val_fraction"],
             bad_files=given["bad_files"],
         ),
@@ -93,6 +114,7 @@ def to_spec(values: flags.FlagValues) -> TransferSpec:
             method=given["method"],
             weight=given["term_weight"],
             shots=given["shots"],
+            sources=tuple(more),
         ),
         **{name: given[name] for name in ("batch_size", "seed", "precision", "cache", "export")},
     )
@@ -104,6 +126,8 @@ def run(values: flags.FlagValues) -> None:
     spec = to_spec(values)
     gate = run_flags.parsed_gate(values)
     run_flags.check_early(spec, values, flag="source")
+    for name in spec.adapt.sources:
+        run_flags.check_source(name, flag="source")
     run_flags.check_source(spec.adapt.target, flag="target")
     import_tensorflow()
     from tltf import pipeline

@@ -63,27 +63,25 @@ def two_domains(
     *,
     seed: int,
     shots: int = 0,
+    more: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Source records as ``train`` and ``val``, every target record as ``test``; for adaptation.
 
     A ``test`` split that the source names is not used. Target labels are those of class folders
     or tables; a flat folder of images has none. With ``shots`` as many target examples of each
-    class are taken out of ``test`` (:mod:`tltf.data.shots`).
+    class are taken out of ``test`` (:mod:`tltf.data.shots`). ``more`` are further sources; the
+    ``slice`` of a source record is the name of its source then.
 
     Raises:
-      DataError: no target records, target classes that the source does not have, or labels that
-        are no single classes.
+      DataError: sources of different classes, no target records, target classes that the source
+        does not have, or labels that are no single classes.
     """
-    if is_index(spec.source):
-        raise ArgumentError(
-            "an index, which adaptation does not read",
-            where=spec.source,
-            next_action="name the table itself",
-        )
-    source = prepared(dataclasses.replace(spec, test_fraction=0.0), seed=seed, progress=progress)
-    if source.task != "single_label":
-        raise DataError(f"{source.task} data, adaptation wants one class each", where=spec.source)
+    source = _source(spec, seed=seed, progress=progress)
+    if more:
+        each = [_source(dataclasses.replace(spec, source=name), seed=seed, progress=progress)
+                for name in more]  # fmt: skip
+        source = _together((spec.source, *more), (source, *each))
     path = Path(target)
     found = folders.load_flat(path.absolute()) if path.is_dir() else None
     found = found or sources.load(target)
@@ -100,7 +98,7 @@ def two_domains(
             next_action=f"the source has {named_list(source.classes)}; a folder without"
             " sub-folders is taken as unlabelled",
         )
-    records = [_named(r, "source", r.split) for r in source.records if r.split != "test"]
+    records = [_named(r, "source", r.split) for r in source.records]
     targets: Sequence[Record] = [_named(r, "target", "test") for r in found.records]
     labelled = "labelled, for the final number only" if found.classes else "without labels"
     notes = [f"target: {len(found.records)} examples, {labelled}; shown as test"]
@@ -114,6 +112,46 @@ def two_domains(
         excluded=(*source.excluded, *found.excluded),
         notes=(*source.notes, *notes),
     )
+
+
+def _source(spec: DataSpec, *, seed: int, progress: Callable[[int, int], None] | None) -> Manifest:
+    """One source of an adaptation, without its test split."""
+    if is_index(spec.source):
+        raise ArgumentError(
+            "an index, which adaptation does not read",
+            where=spec.source,
+            next_action="name the table itself",
+        )
+    source = prepared(dataclasses.replace(spec, test_fraction=0.0), seed=seed, progress=progress)
+    if source.task != "single_label":
+        raise DataError(f"{source.task} data, adaptation wants one class each", where=spec.source)
+    records = tuple(r for r in source.records if r.split != "test")
+    return dataclasses.replace(source, records=records)
+
+
+def _together(names: Sequence[str], sources: Sequence[Manifest]) -> Manifest:
+    """Several sources of the same classes as one; each record knows which it is from."""
+    first = sources[0]
+    for name, other in zip(names, sources, strict=True):
+        if other.classes != first.classes:
+            apart = sorted({*other.classes} ^ {*first.classes})
+            raise DataError(
+                f"sources of different classes: {named_list(apart)} in one of them only",
+                where=f"{names[0]}, {name}",
+                next_action="give every source a folder for each class, named alike",
+            )
+    records = [
+        dataclasses.replace(record, id=f"{k}/{record.id}", slice=name)
+        for k, (name, one) in enumerate(zip(names, sources, strict=True), start=1)
+        for record in one.records
+    ]
+    return dataclasses.replace(
+        first,
+        records=tuple(records),
+        excluded=tuple(e for one in sources for e in one.excluded),
+        notes=tuple(f"{name}: {note}" for name, one in zip(names, sources, strict=True)
+                    for note in one.notes),
+    )  # fmt: skip
 
 
 def _named(record: Record, domain: str, split: str | None) -> Record:

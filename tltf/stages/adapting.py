@@ -22,7 +22,7 @@ from tltf.models import heads
 from tltf.models.classifier import backbone_of, classifier
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
-from tltf.stages import domainfit, frozen
+from tltf.stages import domainfit, frozen, sourcemix
 from tltf.stages.domainfit import Features, Fitted
 from tltf.stages.planning import committed, planned_model
 from tltf.stages.reporting import write_report
@@ -54,6 +54,7 @@ class Adapted:
     baseline: Fitted
     distance: dict[str, Any]
     selection: dict[str, Any]
+    shares: dict[str, float]
 
 
 def run_adapting(
@@ -86,6 +87,7 @@ def run_adapting(
             next_action="use --unfreeze=none or last:N",
         )
     found = _features(result, cut, spec, manifest, say=say, progress=progress)
+    found, shares = sourcemix.mixed(found, manifest.split("train"), spec, say=say)
     distance = distance_report(
         found.pooled(found.train), found.pooled(found.target), seed=spec.seed
     )
@@ -108,6 +110,7 @@ def run_adapting(
         baseline=fitted[SOURCE_ONLY],
         distance=distance,
         selection=selection,
+        shares=shares,
     )
 
 
@@ -227,6 +230,8 @@ def _context(
         "selection": done.selection,
         "notes": list(done.chosen.notes),
     }
+    if done.shares:
+        extra["sources"] = done.shares
     context = {
         "data": evaluate.data_block(manifest),
         "plan": [

@@ -32,6 +32,7 @@ def run_data(spec: TransferSpec, run: RunDir, *, say: Say) -> Manifest:
                     spec.adapt.target,
                     seed=spec.seed,
                     shots=spec.adapt.shots,
+                    more=spec.adapt.sources,
                     progress=progress,
                 )
             else:
