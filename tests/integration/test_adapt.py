@@ -153,6 +153,25 @@ def test_several_sources_are_drawn_from_by_their_nearness(
     assert tree(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize(
+    ("mix", "method", "more"),
+    [("mixup", "mmd", {"shots": 1}), ("cutmix", "coral", {"unfreeze": "last:1"})],
+)
+def test_domains_are_mixed(
+    mix: str, method: str, more: dict, drawn: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = {}
+    for name in ("none", mix):
+        done = adapt(drawn, tmp_path / name, method=method, mix=name, **more)
+        assert done.code == 0, done.err
+        weights[name] = (tmp_path / name / "weights/model.safetensors").read_bytes()
+        found = json.loads((tmp_path / name / "report" / "report.json").read_text())
+        weights[name, "alone"] = found["baselines"]["source_only"]["metrics"]
+    assert weights["none"] != weights[mix]
+    # What the method is compared with is not mixed.
+    assert weights["none", "alone"] == weights[mix, "alone"]
+
+
 def test_what_several_sources_cannot_be_is_said(drawn: dict[str, Path], tmp_path: Path) -> None:
     other = draw(tmp_path / "other", n=12, seed=0, dark=False)
     (other / "bar").rename(other / "pole")
@@ -236,6 +255,8 @@ def test_what_cannot_be_adapted_is_said(drawn: dict[str, Path], tmp_path: Path) 
         ({"term_weight": -1}, 64, "term_weight"),
         ({"method": "tradaboost"}, 64, "for example --shots=5"),
         ({"shots": -1}, 64, "expected at least 0"),
+        ({"mix": "mixup", "method": "source_only"}, 64, "name another --method"),
+        ({"mix": "cutmix", "method": "mmd"}, 64, "use --unfreeze=last:1"),
         ({"shots": 12}, 65, "use --shots=11"),
         ({"shots": 1, "target": drawn["flat"]}, 65, "there are no labels"),
         ({"source": ""}, 64, "--source is missing"),

@@ -96,6 +96,32 @@ def test_cutmix_mixes_labels_by_area() -> None:
     assert not x_s.any()
 
 
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_batch_of_two_domains_is_mixed_by_the_answers(kind: str) -> None:
+    """Source maps are 0 of class 0, target maps 1 of class 1: label and pixels agree."""
+    x_s, x_t = np.zeros((12, 4, 4, 2), "float32"), np.ones((8, 4, 4, 2), "float32")
+    extra = () if kind == "cutmix" else (np.zeros((12, 3), "float32"),)
+    extra_t = tuple(np.ones((8, 3), "float32") for _ in extra)
+    y = np.tile([1.0, 0.0], (12, 1))
+    mixing = transfer.DomainMixing(kind, np.tile([0.0, 1.0], (8, 1)))
+    data = transfer.DomainEpochs(
+        transfer.Domain((x_s, *extra), y), transfer.Domain((x_t, *extra_t)), batch_size=8,
+        mixing=mixing,
+    )  # fmt: skip
+    epochs = [[[np.asarray(t) for t in (*x, labels, weight)] for x, labels, weight
+               in data.train_dataset(e)] for e in (0, 1)]  # fmt: skip
+    for *x, domain, labels, weight in epochs[0]:
+        assert (weight > 0).tolist() == (domain == 0).tolist() == [True] * 4 + [False] * 4
+        for part in x:
+            seen = part[:4].reshape(4, -1).mean(axis=1)
+            np.testing.assert_allclose(seen, labels[:4, 1], atol=1e-5)
+            np.testing.assert_array_equal(part[4:], np.ones_like(part[4:]))
+    assert any((labels[:4] % 1 != 0).any() for *_, labels, _ in epochs[0])
+    assert not np.array_equal(epochs[0][0][-2], epochs[1][0][-2])
+    again = next(iter(data.train_dataset(0)))
+    np.testing.assert_array_equal(again[1], epochs[0][0][-2])
+
+
 def test_nearer_sources_get_larger_shares() -> None:
     rng = np.random.default_rng(0)
     target = rng.normal(size=(60, 3))

@@ -16,6 +16,7 @@ from tltf.errors import ArgumentError
 from tltf.methods import ADAPT_METHODS, AdaptSpec
 from tltf.spec import (
     BAD_FILES,
+    MIXES,
     PRECISIONS,
     BackboneSpec,
     DataSpec,
@@ -50,6 +51,9 @@ def _define() -> None:
     number("term_weight", None, "Factor of the method's loss; its default if left out.", **values)
     whole("shots", DEFAULT.adapt.shots, "Labelled target examples of each class to learn from, by"
           " the source-only model too; no number counts them.", **values)  # fmt: skip
+    flags.DEFINE_enum("mix", DEFAULT.mix, list(MIXES), "Mixes source with target examples where"
+                      " they enter what trains, by the source-only or the method's own answers on"
+                      " the target.", **values)  # fmt: skip
     text("unfreeze", phase.unfreeze, "none, or last:N blocks that train too.", **values)
     whole("epochs", phase.epochs, "Epochs over the larger domain.", **values)
     number("lr", phase.learning_rate, "Peak learning rate.", **values)
@@ -116,7 +120,10 @@ def to_spec(values: flags.FlagValues) -> TransferSpec:
             shots=given["shots"],
             sources=tuple(more),
         ),
-        **{name: given[name] for name in ("batch_size", "seed", "precision", "cache", "export")},
+        **{
+            name: given[name]
+            for name in ("batch_size", "mix", "seed", "precision", "cache", "export")
+        },
     )
 
 

@@ -86,6 +86,7 @@ def run_adapting(
             where="--unfreeze",
             next_action="use --unfreeze=none or last:N",
         )
+    _check_mix(spec, cut)
     found = _features(result, cut, spec, manifest, say=say, progress=progress)
     found, shares = sourcemix.mixed(found, manifest.split("train"), spec, say=say)
     distance = distance_report(
@@ -140,10 +141,33 @@ def _candidates(
             seed=spec.seed,
             weight=spec.adapt.weight,
             stop=stop,
+            mix=spec.mix,
+            answers=None if name == SOURCE_ONLY else _probabilities(fitted[SOURCE_ONLY]),
         )
         for note in fitted[name].notes:
             say(f"{name}: {note}")
     return fitted
+
+
+def _probabilities(fitted: Fitted) -> np.ndarray:
+    """``[m, C]`` of the target examples."""
+    return calibration.apply_temperature(fitted.target_logits, 1.0, task="single_label")
+
+
+def _check_mix(spec: TransferSpec, cut: Boundary) -> None:
+    """Raises ArgumentError where there is nothing to mix, or no map to cut from."""
+    if spec.mix != "none" and spec.adapt.method == SOURCE_ONLY:
+        raise ArgumentError(
+            f"mix={spec.mix!r} with the source alone",
+            where="--mix",
+            next_action="name another --method; the source-only model is trained beside it",
+        )
+    if spec.mix == "cutmix" and (len(cut.shapes) != 1 or len(cut.shapes[0]) != 3):
+        raise ArgumentError(
+            f"mix='cutmix' above {cut}, expected one map of height, width and channels",
+            where="--mix",
+            next_action="use --unfreeze=last:1, or --mix=mixup",
+        )
 
 
 def _selected(

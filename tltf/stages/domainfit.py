@@ -21,6 +21,7 @@ from tltf.transfer import distances, manifold, pseudolabels, reweighting, shallo
 from tltf.transfer.boosting import TrAdaBoost
 from tltf.transfer.domains import Domain, DomainEpochs
 from tltf.transfer.kernels import Floats
+from tltf.transfer.mixing import DomainMixing
 from tltf.transfer.shallow import Labels
 
 Scores = Callable[[Floats, Labels, Floats], Floats]
@@ -73,12 +74,18 @@ def fit_method(
     seed: int,
     weight: float | None,
     stop: StopRequest | None,
+    mix: str = "none",
+    answers: np.ndarray | None = None,
 ) -> Fitted:
     """Trains ``tail`` from the weights it has, by ``method``.
 
     Terms of :mod:`tltf.adapt` train with both domains; shallow methods give the target labels to
     learn from beside the source's; density ratios and boosting weigh the source. Shots are
     labelled examples for all of them.
+
+    Args:
+      mix: ``mixup`` or ``cutmix`` of source and target examples.
+      answers: the target's labels in it ``[m, C]``, where the method gives none.
 
     Raises:
       ArgumentError: a shallow method with more examples than its square matrix allows.
@@ -95,7 +102,11 @@ def fit_method(
         pseudo = _pseudo_labels(method, features, n_classes)
     source = Domain(features.train, one_hot[features.labels], weights=weights)
     target = _target(features, one_hot, pseudo, on_shots=on_shots)
-    data = DomainEpochs(source, target, batch_size=batch_size, seed=seed)
+    mixing = None
+    if mix != "none" and answers is not None:
+        answers = answers if pseudo is None else one_hot[pseudo]
+        mixing = DomainMixing(mix, np.concatenate([answers, one_hot[features.shot_labels]]))
+    data = DomainEpochs(source, target, batch_size=batch_size, seed=seed, mixing=mixing)
     steps = (phase.epochs or 0) * data.steps_per_epoch
     terms = ()
     if method in adapt.TERMS:

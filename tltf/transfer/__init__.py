@@ -67,6 +67,7 @@ _PUBLIC = {
     "first_order_maml": "metalearning",
     "adapted_accuracy": "metalearning",
     "adapted_head": "metalearning",
+    "DomainMixing": "mixing",
     "mixup_domains": "mixing",
     "cutmix_domains": "mixing",
     "source_shares": "mixing",

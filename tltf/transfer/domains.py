@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tltf.data.readahead import read_ahead
 from tltf.errors import ArgumentError, DataError
+from tltf.transfer.mixing import DomainMixing
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -48,6 +49,8 @@ class DomainEpochs:
       target: labelled with pseudo-labels, or not.
       batch_size: examples per step of both domains together, at least 2.
       seed: of the orders.
+      mixing: mixes the source half of each batch with its target half, anew in every epoch; None
+        leaves it as it is.
 
     Example::
 
@@ -57,7 +60,13 @@ class DomainEpochs:
     """
 
     def __init__(
-        self, source: Domain, target: Domain, *, batch_size: int = 64, seed: int = 0
+        self,
+        source: Domain,
+        target: Domain,
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        mixing: DomainMixing | None = None,
     ) -> None:
         if batch_size < 2:
             raise ArgumentError(f"batch_size={batch_size}, expected at least 2")
@@ -68,7 +77,7 @@ class DomainEpochs:
                 where="DomainEpochs",
             )
         self.source, self.target = source, target
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.mixing = batch_size, seed, mixing
         self._half = batch_size // 2
 
     @property
@@ -84,7 +93,7 @@ class DomainEpochs:
                 rows = [self._order(e, side) for side in (0, 1)]
                 for step in range(start_step if e == epoch else 0, self.steps_per_epoch):
                     part = slice(step * self._half, (step + 1) * self._half)
-                    yield self._batch(rows[0][part], rows[1][part])
+                    yield self._batch(rows[0][part], rows[1][part], seed=[self.seed, e, step, 2])
 
         made = tf.data.Dataset.from_generator(batches, output_signature=self._signature())
         return read_ahead(made)
@@ -96,14 +105,14 @@ class DomainEpochs:
         rng = np.random.default_rng([self.seed, epoch, side])
         return np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
 
-    def _batch(self, s: np.ndarray, t: np.ndarray) -> Any:
+    def _batch(self, s: np.ndarray, t: np.ndarray, *, seed: Sequence[int]) -> Any:
         source, target = self.source, self.target
-        x = tuple(
-            np.concatenate([a[s], b[t]]).astype(np.float32)
-            for a, b in zip(source.x, target.x, strict=True)
-        )
+        x_s, x_t = [a[s] for a in source.x], [b[t] for b in target.x]
         domain = np.repeat(np.float32([0, 1]), [len(s), len(t)])
         y_s = source.y[s] if source.y is not None else np.zeros((len(s), 1))
+        if self.mixing is not None:
+            x_s, y_s = self.mixing(x_s, y_s, x_t, t, seed=seed)
+        x = tuple(np.concatenate(pair).astype(np.float32) for pair in zip(x_s, x_t, strict=True))
         y_t = target.y[t] if target.y is not None else np.zeros((len(t), y_s.shape[1]))
         weight = np.concatenate([_weights(source, s), _weights(target, t)])
         total = weight.sum()

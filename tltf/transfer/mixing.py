@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +15,45 @@ from tltf.transfer.kernels import Floats
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def mixup_domains(source: Arrays, target: Arrays, *, alpha: float = 0.2, seed: int = 0) -> Arrays:
+@dataclass(frozen=True)
+class DomainMixing:
+    """What :class:`tltf.transfer.DomainEpochs` makes of the source half of each batch.
+
+    Args:
+      kind: ``mixup``, at the model's inputs whatever their shapes, or ``cutmix``, of one map.
+      answers: what takes the place of the target's labels ``[n, C]``, one-hot or soft.
+    """
+
+    kind: str
+    answers: np.ndarray
+
+    def __call__(
+        self, source: Sequence[np.ndarray], y: np.ndarray, target: Sequence[np.ndarray],
+        rows: np.ndarray, *, seed: Sequence[int],
+    ) -> tuple[list[np.ndarray], np.ndarray]:  # fmt: skip
+        """Inputs and labels of the source examples, each mixed with one of the target's.
+
+        Args:
+          source, target: inputs of a batch, each ``[b, ...]``.
+          y: of the source ``[b, C]``.
+          rows: which of ``answers`` are those of the batch ``[b]``.
+          seed: of the batch.
+        """
+        said = self.answers[rows]
+        if self.kind == "cutmix":
+            x, y = cutmix_domains((source[0], y), (target[0], said), seed=seed)
+            return [x], y
+        flat = [np.concatenate([a.reshape(len(a), -1) for a in side], axis=1)
+                for side in (source, target)]  # fmt: skip
+        x, y = mixup_domains((flat[0], y), (flat[1], said), seed=seed)
+        widths = np.cumsum([int(np.prod(a.shape[1:])) for a in source])[:-1]
+        parts = np.split(x, widths, axis=1)
+        return [p.reshape(a.shape) for p, a in zip(parts, source, strict=True)], y
+
+
+def mixup_domains(
+    source: Arrays, target: Arrays, *, alpha: float = 0.2, seed: int | Sequence[int] = 0
+) -> Arrays:
     """``(l x_s + (1 - l) x_t, l y_s + (1 - l) y_t)``, l from Beta(alpha, alpha), one for each pair.
 
     Zhang et al., *mixup* (ICLR 2018), section 2; across domains Xu et al. (AAAI 2020) with
@@ -33,7 +72,9 @@ def mixup_domains(source: Arrays, target: Arrays, *, alpha: float = 0.2, seed: i
     return x, share[:, None] * y_s + (1 - share[:, None]) * y_t[partner]
 
 
-def cutmix_domains(source: Arrays, target: Arrays, *, alpha: float = 1.0, seed: int = 0) -> Arrays:
+def cutmix_domains(
+    source: Arrays, target: Arrays, *, alpha: float = 1.0, seed: int | Sequence[int] = 0
+) -> Arrays:
     """A box of a target image is pasted into a source image; labels mix by the areas.
 
     Yun et al., *CutMix* (ICCV 2019), equations 1 and 2.
