@@ -98,6 +98,22 @@ def test_a_student_learns_from_its_teachers_features_of_other_classes(tmp_path: 
     assert "use --distill=features" in refused.last_line
 
 
+def test_blocks_are_unfrozen_one_after_the_other(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", n=24, seed=0, dark=False)
+    done = train(data, tmp_path / "run", unfreeze="last:3", gradual=2, tune_epochs=1)
+    assert done.code == 0, done.err
+    phases = json.loads((tmp_path / "run" / "spec.json").read_text())["phases"]
+    assert [(p["name"], p["unfreeze"]) for p in phases] == [
+        ("head", "none"), ("tune2", "last:2"), ("tune3", "last:3"),
+    ]  # fmt: skip
+    rows = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(row)["phase"] for row in rows] == ["head", "tune2", "tune3"]
+    for more in ({"unfreeze": "all"}, {"unfreeze": "last:2", "gradual": -1}):
+        refused = train(data, tmp_path / "other", **({"gradual": 1} | more))
+        assert refused.code == 64
+        assert "--gradual=1 --unfreeze=last:3" in refused.last_line
+
+
 def test_terms_that_change_nothing_are_said(tmp_path: Path) -> None:
     data = draw(tmp_path / "data", n=24, seed=0, dark=False)
     done = train(data, tmp_path / "run", regularizer="delta:0.1", tune_epochs=0)

@@ -7,7 +7,7 @@ Every default is the one of the specification given, so the command line, the re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -138,6 +138,8 @@ def _define_phases(add: _Definer, phases: tuple[Phase, ...]) -> None:
         )
     last = phases[-1]
     add.text("unfreeze", last.unfreeze, "none, last:N, all, blocks:A,B or regex:PATTERN.")
+    add.whole("gradual", 0, "Unfreezes so many blocks of --unfreeze=last:N at a time, each time in a"
+              " phase of its own; 0: all at once.")  # fmt: skip
     add.choice("optimizer", last.optimizer, names.OPTIMIZERS, "Of every phase.")
     add.number("momentum", last.momentum, "Of sgd.")
     add.choice("schedule", last.schedule, names.SCHEDULES, "Of the rate after warm-up.")
@@ -161,7 +163,7 @@ def to_spec(values: flags.FlagValues, default: TransferSpec) -> TransferSpec:
         data=dataclasses.replace(default.data, **_fields(given, DATA)),
         backbone=dataclasses.replace(default.backbone, **_fields(given, BACKBONE)),
         head=dataclasses.replace(default.head, **_fields(given, HEAD) | {"hidden": _units(given)}),
-        phases=tuple(_phase(phase, given, default) for phase in default.phases),
+        phases=_gradually([_phase(phase, given, default) for phase in default.phases], given),
         views=_views(given["views"]),
         **{name: given[name] for name in RUN},
     )
@@ -178,6 +180,32 @@ def _phase(phase: Phase, given: Mapping[str, Any], default: TransferSpec) -> Pha
     if phase is last:
         fields["unfreeze"] = given["unfreeze"]
     return dataclasses.replace(phase, **fields)
+
+
+def _gradually(phases: Sequence[Phase], given: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """The last phase as several that unfreeze from the top (Howard & Ruder, ACL 2018, section 3.3).
+
+    Raises:
+      ArgumentError: no number of blocks to reach, or a negative step.
+    """
+    step = given["gradual"]
+    if not step:
+        return tuple(phases)
+    *before, last = phases
+    kind, _, rest = (last.unfreeze or "").partition(":")
+    if step < 0 or kind != "last" or not rest.isdecimal():
+        raise ArgumentError(
+            f"gradual={step} with unfreeze={last.unfreeze!r}, expected a number of blocks at a time"
+            " and last:N to end with",
+            where="--gradual",
+            next_action="for example --gradual=1 --unfreeze=last:3",
+        )
+    most = int(rest)
+    counts = sorted({min(n, most) for n in range(step, most + step, step)})
+    steps = (
+        dataclasses.replace(last, name=f"{last.name}{n}", unfreeze=f"last:{n}") for n in counts
+    )
+    return (*before, *steps)
 
 
 def _fields(given: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
