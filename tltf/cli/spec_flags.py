@@ -55,6 +55,10 @@ HEAD_SOLVER = (
     "Of a phase that trains only a linear head: lbfgs takes it to its optimum; auto: where"
     " examples are few."
 )
+GRADUAL = (
+    "Unfreezes so many blocks of --unfreeze=last:N at a time, each time in a phase of its own; 0:"
+    " all at once."
+)
 REGULARIZER = (
     "none; l2sp:FACTOR holds weights near their start, delta:FACTOR the backbone's features of each"
     " image, bss:FACTOR shrinks the smallest singular values of a batch of features."
@@ -138,8 +142,7 @@ def _define_phases(add: _Definer, phases: tuple[Phase, ...]) -> None:
         )
     last = phases[-1]
     add.text("unfreeze", last.unfreeze, "none, last:N, all, blocks:A,B or regex:PATTERN.")
-    add.whole("gradual", 0, "Unfreezes so many blocks of --unfreeze=last:N at a time, each time in a"
-              " phase of its own; 0: all at once.")  # fmt: skip
+    add.whole("gradual", 0, GRADUAL)
     add.choice("optimizer", last.optimizer, names.OPTIMIZERS, "Of every phase.")
     add.number("momentum", last.momentum, "Of sgd.")
     add.choice("schedule", last.schedule, names.SCHEDULES, "Of the rate after warm-up.")
