@@ -256,6 +256,7 @@ def _context(
     }
     if done.shares:
         extra["sources"] = done.shares
+        extra["notes"].append(sourcemix.told(done.shares))
     context = {
         "data": evaluate.data_block(manifest),
         "plan": [

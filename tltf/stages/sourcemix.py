@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -39,7 +39,12 @@ def mixed(
     drawn = mixed_sources([len(r) for r in rows], shares, n=len(origin), seed=spec.seed)
     chosen = np.array([rows[source][row] for source, row in drawn])
     by_name = dict(zip(names, (float(share) for share in shares), strict=True))
-    told = ", ".join(f"{name} {share:.0%}" for name, share in by_name.items())
-    say(f"sources: {told} of the {len(chosen)} training examples, by their nearness to the target")
+    say(told(by_name))
     few = tuple(array[chosen] for array in found.train)
     return dataclasses.replace(found, train=few, labels=found.labels[chosen]), by_name
+
+
+def told(shares: Mapping[str, float]) -> str:
+    """The shares as a sentence."""
+    each = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return f"sources: {each} of the training examples, by their nearness to the target"
