@@ -47,7 +47,7 @@ def test_the_anchor_is_the_papers_sum_and_zero_at_the_start() -> None:
     part(x, training=True)
     f = np.asarray(body(x, training=False), np.float64)
     expected = 0.1 * np.sum((f - f0) ** 2) / len(x)
-    assert expected > 0.01
+    assert expected > 1e-3
     assert float(sum(part.losses)) == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(part(x), model(x), atol=1e-6)
     part(x, training=False)
@@ -76,7 +76,7 @@ def test_the_anchor_above_stored_features_is_the_same() -> None:
     for variable in model.trainable_variables:
         variable.assign(variable.numpy() + 0.05)
     whole(x, training=True)
-    tail([np.asarray(t) for t in cut.prefix(x)], training=True)
+    tail(keras.tree.flatten(cut.prefix(x)), training=True)
     assert float(sum(tail.losses)) == pytest.approx(float(sum(whole.losses)), rel=1e-4)
     assert float(sum(tail.losses)) > 0
 
@@ -89,18 +89,18 @@ def test_nothing_is_composed_where_the_features_are_fixed() -> None:
     assert guidance.compose(model, boundary.split(model)) is None
 
 
-@pytest.mark.parametrize("strong", [0.0, 100.0])
-def test_a_strong_anchor_holds_the_features(strong: float) -> None:
-    model = tiny.classifier()
-    x, _, _ = batch(12)
-    features = feature_model(model)
-    before, count = np.asarray(features(x)), len(model.variables)
-    guidance = Guidance(model, anchor=strong, terms=[("features", 0.0)], columns=5)
-    plan = [Phase("tune", 5, 1e-2, unfreeze="last:2")]
-    tltf.fit_phases(model, plan, Wide(12), guidance=guidance, progress=False)
-    moved = np.abs(np.asarray(features(x)) - before).mean() / np.abs(before).mean()
-    assert moved < 0.01 if strong else moved > 0.02
-    assert len(model.variables) == count
+def test_a_strong_anchor_holds_the_features() -> None:
+    x, moved = batch(12)[0], {}
+    for weight in (1e-9, 100.0):
+        model = tiny.classifier()
+        features, count = feature_model(model), len(model.variables)
+        before = np.asarray(features(x))
+        guidance = Guidance(model, anchor=weight, terms=[("features", 0.0)], columns=5)
+        plan = [Phase("tune", 10, 0.03, unfreeze="last:2", optimizer="sgd")]
+        tltf.fit_phases(model, plan, Wide(12), guidance=guidance, progress=False)
+        moved[weight] = np.abs(np.asarray(features(x)) - before).mean()
+        assert len(model.variables) == count
+    assert moved[100.0] < 0.2 * moved[1e-9]
 
 
 class Wide(loop.DatasetEpochs):

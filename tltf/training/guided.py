@@ -114,7 +114,7 @@ class GuidedEpochs:
             return x, y[:, :-columns], weight
 
         batches = self._data.train_dataset(epoch, start_step, epochs=epochs)
-        return batches.map(apart, deterministic=True).prefetch(1)
+        return batches.map(apart).prefetch(1)
 
 
 def _with_nothing(batch: tuple[Any, ...], columns: int) -> tuple[Any, ...]:

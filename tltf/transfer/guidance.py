@@ -86,7 +86,9 @@ class Guidance:
             x = WhileTraining(TERMS[kind](weight), name=kind)(x, said[0])
         for layer in rest:
             x = layer(x)
-        return keras.Model([*inputs, *said], x, name=f"{model.name}_guided")
+        # One image comes as a tensor, what crosses a boundary as a list.
+        every = given if boundary is None and not said else [*inputs, *said]
+        return keras.Model(every, x, name=f"{model.name}_guided")
 
     def _starting(self, body: Backbone) -> Backbone:
         """A frozen copy of ``body`` with the values that its variables had at the start."""
