@@ -234,6 +234,12 @@ class TransferSpec:
                 next_action="use --mix=none",
             )
         one_of("mix", self.mix, MIXES)
+        if self.adapt.target and self.adapt.method == "source_only" and self.mix != "none":
+            raise ArgumentError(
+                f"mix={self.mix!r} with the source alone",
+                where="--mix",
+                next_action="name another --method; the source-only model is trained beside it",
+            )
         one_of("precision", self.precision, PRECISIONS)
         one_of("jit", self.jit, JITS)
         if self.batch_size is not None:

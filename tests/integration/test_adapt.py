@@ -261,6 +261,7 @@ def test_what_cannot_be_adapted_is_said(drawn: dict[str, Path], tmp_path: Path) 
         ({"shots": 1, "target": drawn["flat"]}, 65, "there are no labels"),
         ({"source": ""}, 64, "--source is missing"),
     ):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
         done = adapt(drawn, tmp_path / "run", **options)
         assert done.code == code, done.err
         assert text in done.err

@@ -87,9 +87,9 @@ def test_a_student_learns_from_its_teachers_features_of_other_classes(tmp_path: 
         assert "of each training example, for features, distances" in done.err
         assert ("cache: " in done.err) == (name == "kept")
     kept, anew = (trained.load(tmp_path / name / "weights").model for name in ("kept", "anew"))
-    assert [v.path for v in kept.variables] == [v.path for v in anew.variables]
     assert not [v for v in kept.variables if "regressor" in v.path or "start" in v.path]
-    for a, b in zip(kept.variables, anew.variables, strict=True):
+    assert [v.path for v in kept.weights] == [v.path for v in anew.weights]
+    for a, b in zip(kept.weights, anew.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-3)
     spec = json.loads((tmp_path / "kept" / "spec.json").read_text())
     assert spec["distill"] == "features,distances:10"

@@ -155,13 +155,7 @@ def _probabilities(fitted: Fitted) -> np.ndarray:
 
 
 def _check_mix(spec: TransferSpec, cut: Boundary) -> None:
-    """Raises ArgumentError where there is nothing to mix, or no map to cut from."""
-    if spec.mix != "none" and spec.adapt.method == SOURCE_ONLY:
-        raise ArgumentError(
-            f"mix={spec.mix!r} with the source alone",
-            where="--mix",
-            next_action="name another --method; the source-only model is trained beside it",
-        )
+    """Raises ArgumentError where there is no map to cut from."""
     if spec.mix == "cutmix" and (len(cut.shapes) != 1 or len(cut.shapes[0]) != 3):
         raise ArgumentError(
             f"mix='cutmix' above {cut}, expected one map of height, width and channels",
