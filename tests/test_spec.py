@@ -30,7 +30,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "backbone": {"name": "small_cnn", "weights": "none", "image_size": 8, "max_length": 64},
     "head": {"pooling": "flatten", "hidden": (7, 5), "activation": "tanh", "dropout": 0, "l2": 1},
-    "adapt": {"target": "other", "method": "mmd", "weight": 0.5},
+    "adapt": {"target": "other", "method": "mmd", "weight": 0.5, "shots": 3, "sources": ("b", "c")},
     "": {
         "augment": "strong",
         "mix": "cutmix",
@@ -52,6 +52,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "export": "none",
         "regularizer": "l2sp:0.1",
         "teacher": "run",
+        "distill": "features,angles:2",
         "phases": (
             Phase("one", 3, 0.5, unfreeze="regex:a|b", batch_norm="adapt", optimizer="sgd"),
             Phase("two", unfreeze="blocks:a, b", optimizer="adamw", weight_decay=1e-4),

@@ -221,12 +221,6 @@ class TransferSpec:
             policy(self.augment)
         regularizer(self.regularizer)
         distillation(self.distill)
-        if self.distill != "logits" and not self.teacher:
-            raise ArgumentError(
-                f"distill={self.distill!r} without a teacher",
-                where="--distill",
-                next_action="add --teacher=RUN",
-            )
         if self.teacher and self.mix != "none":
             raise ArgumentError(
                 f"teacher with mix={self.mix!r}, whose images it has not seen",

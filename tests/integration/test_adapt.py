@@ -123,7 +123,10 @@ def test_shots_teach_every_method_and_are_not_measured(
     assert "effective sample size" in done.err
     assert "shots: 9 of them are learned from" in done.err
     assert "no target label beyond the shots was used" in done.err
-    # They teach the source alone too: another model than without them.
+
+
+@pytest.mark.slow
+def test_shots_teach_the_source_only_model_too(drawn: dict[str, Path], tmp_path: Path) -> None:
     answers = {}
     for shots in (0, 3):
         done = adapt(drawn, tmp_path / f"source{shots}", method="source_only", shots=shots)
@@ -155,7 +158,10 @@ def test_several_sources_are_drawn_from_by_their_nearness(
 
 @pytest.mark.parametrize(
     ("mix", "method", "more"),
-    [("mixup", "mmd", {"shots": 1}), ("cutmix", "coral", {"unfreeze": "last:1"})],
+    [
+        ("mixup", "mmd", {"shots": 1}),
+        pytest.param("cutmix", "coral", {"unfreeze": "last:1"}, marks=pytest.mark.slow),
+    ],
 )
 def test_domains_are_mixed(
     mix: str, method: str, more: dict, drawn: dict[str, Path], tmp_path: Path

@@ -16,6 +16,7 @@ from tltf.data.manifest import Record
 from tltf.errors import ArgumentError
 from tltf.pipeline import check_parts
 from tltf.spec import BackboneSpec, DataSpec, TransferSpec
+from tltf.stages import guiding
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
@@ -73,29 +74,50 @@ def test_soft_targets_are_for_training_only(tmp_path: Path) -> None:
     np.testing.assert_allclose(y, soft[[4, 1]])
 
 
-def test_a_student_learns_from_its_teachers_features_of_other_classes(tmp_path: Path) -> None:
-    """By stored features and by images: the same run; what is saved is an ordinary model."""
-    data = draw(tmp_path / "data", n=45, seed=0, dark=False)
-    other = draw(tmp_path / "other", n=24, seed=1, dark=True)
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on other classes than the student's."""
+    folder = tmp_path_factory.mktemp("teacher")
+    other = draw(folder / "other", n=24, seed=1, dark=True)
     (other / "bar").rename(other / "pole")
-    assert train(other, tmp_path / "teacher", tune_epochs=1, unfreeze="all").code == 0
+    assert train(other, folder / "run", head_epochs=0, tune_epochs=1, unfreeze="all").code == 0
+    return folder / "run"
+
+
+def taught(data: Path, teacher: Path, workdir: Path, **more: object) -> Done:
+    lesson = {"distill": "features,distances:10", "regularizer": "delta:0.001"}
+    return train(data, workdir, teacher=teacher, cache_dtype="float32", **(lesson | more))
+
+
+def test_a_student_learns_from_its_teachers_features_of_other_classes(
+    teacher: Path, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", n=45, seed=0, dark=False)
+    done = taught(data, teacher, tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "of each training example, for features, distances" in done.err
+    assert json.loads((tmp_path / "run/spec.json").read_text())["distill"] == (
+        "features,distances:10"
+    )
+    # What is saved is an ordinary model.
+    model = trained.load(tmp_path / "run" / "weights").model
+    assert not [v for v in model.variables if "regressor" in v.path or "start" in v.path]
+    refused = train(data, tmp_path / "wrong", teacher=teacher, distill="logits")
+    assert refused.code == 64
+    assert "use --distill=features" in refused.last_line
+
+
+@pytest.mark.slow
+def test_stored_features_give_the_student_that_images_give(teacher: Path, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", n=45, seed=0, dark=False)
     for name, cache in (("kept", tmp_path / "cache"), ("anew", "off")):
-        done = train(data, tmp_path / name, teacher=tmp_path / "teacher", cache=cache,
-                     distill="features,distances:10", regularizer="delta:0.001",
-                     cache_dtype="float32")  # fmt: skip
+        done = taught(data, teacher, tmp_path / name, cache=cache)
         assert done.code == 0, done.err
-        assert "of each training example, for features, distances" in done.err
         assert ("cache: " in done.err) == (name == "kept")
     kept, anew = (trained.load(tmp_path / name / "weights").model for name in ("kept", "anew"))
-    assert not [v for v in kept.variables if "regressor" in v.path or "start" in v.path]
     assert [v.path for v in kept.weights] == [v.path for v in anew.weights]
     for a, b in zip(kept.weights, anew.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-3)
-    spec = json.loads((tmp_path / "kept" / "spec.json").read_text())
-    assert spec["distill"] == "features,distances:10"
-    refused = train(data, tmp_path / "wrong", teacher=tmp_path / "teacher", distill="logits")
-    assert refused.code == 64
-    assert "use --distill=features" in refused.last_line
 
 
 def test_blocks_are_unfrozen_one_after_the_other(tmp_path: Path) -> None:
@@ -137,10 +159,14 @@ def test_a_wrong_lesson_is_said(text: str, words: str) -> None:
                      distill=text)  # fmt: skip
 
 
-def test_a_lesson_wants_a_teacher() -> None:
+def test_a_lesson_wants_a_teacher(tmp_path: Path) -> None:
+    done = train(tmp_path, tmp_path / "run", distill="angles")
+    assert done.code == 64
+    assert "--distill=angles without a teacher" in done.last_line
+    spec = TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"),
+                        distill="angles")  # fmt: skip
     with pytest.raises(ArgumentError, match="add --teacher=RUN"):
-        TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"),
-                     distill="angles")  # fmt: skip
+        guiding.lesson(spec, None, None, print)
 
 
 def test_relations_of_examples_are_not_taken_in_parts() -> None:

@@ -267,6 +267,8 @@ def _check_contradictions(
         (given["max_bad_fraction"] != default.data.max_bad_fraction
          and given["bad_files"] != "skip",
          "--max_bad_fraction without --bad_files=skip", "add --bad_files=skip"),
+        (given["distill"] != default.distill and not given["teacher"],
+         f"--distill={given['distill']} without a teacher", "add --teacher=RUN"),
     ]  # fmt: skip
     for wrong, what, remedy in clashes:
         if wrong:

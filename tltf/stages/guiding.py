@@ -46,10 +46,11 @@ def lesson(spec: TransferSpec, student: Trained, manifest: Manifest, say: Say) -
     cross-entropy with it is Hinton's sum of both losses at temperature 1.
 
     Raises:
-      ArgumentError: a teacher of other classes or another task, whose answers say nothing here, or
-        one that reads something else.
+      ArgumentError: no teacher; one of other classes or another task, whose answers say nothing
+        here; or one that reads something else.
     """
     if not spec.teacher:
+        _check_alone(spec)
         return Lesson()
     kinds = dict(methods.distillation(spec.distill))
     answers = kinds.pop(LOGITS, None) is not None
@@ -85,6 +86,15 @@ def guidance(spec: TransferSpec, model: keras.Model, learned: Lesson, say: Say) 
         what = spec.regularizer if anchor else spec.distill
         say(f"{what} changes nothing: no phase trains the backbone, so its features stay")
     return Guidance(model, anchor=anchor, terms=learned.terms, columns=learned.columns)
+
+
+def _check_alone(spec: TransferSpec) -> None:
+    if spec.distill != LOGITS:
+        raise ArgumentError(
+            f"distill={spec.distill!r} without a teacher",
+            where="--distill",
+            next_action="add --teacher=RUN",
+        )
 
 
 def _check(
