@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -185,45 +186,75 @@ def adapted_head(model: keras.Model, *, inner_steps: int = 10, inner_rate: float
     """
     if inner_steps < 1:
         raise ArgumentError(f"inner_steps={inner_steps}, expected at least 1")
-    descend = _descent(model, inner_rate)
-    before = _values(model)
+    answered, rate = _answering(model), tf.constant(inner_rate, tf.float32)
 
     def scores(support: Floats, labels: Labels, query: Floats) -> Floats:
-        descend(support, labels, inner_steps)
-        logits = np.asarray(model(_tensor(query), training=False))
-        for variable, old in zip(model.trainable_variables, before, strict=True):
-            variable.assign(old)
-        return logits
+        y = tf.constant(labels, tf.int32)
+        return np.asarray(answered(_tensor(support), y, _tensor(query), rate, inner_steps))
 
     return scores
 
 
 def _gradient(model: keras.Model) -> Any:
-    if not hasattr(model, "tltf_gradient"):
-        loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
+    def make() -> Any:
         @tf.function(reduce_retracing=True)
         def gradient(batch: Any, labels: Any) -> Any:
             with tf.GradientTape() as tape:
                 loss = loss_of(labels, model(batch, training=True))
             return tape.gradient(loss, [v.value for v in model.trainable_variables])
 
-        # One trace for all episodes of a model; a plain attribute, so that nothing tracks it.
-        object.__setattr__(model, "tltf_gradient", gradient)
-    return model.tltf_gradient
+        return gradient
+
+    return _once(model, "tltf_gradient", make)
 
 
 def _descent(model: keras.Model, rate: float) -> Any:
+    """``descend(x, labels, steps)``, all steps in one call: each takes less time than going to the
+    graph and back."""
+    gradient, size = _gradient(model), tf.constant(rate, tf.float32)
+
+    def make() -> Any:
+        @tf.function(reduce_retracing=True, autograph=False)
+        def down(batch: Any, y: Any, size: Any, steps: int) -> None:
+            for _ in range(steps):
+                for v, g in zip(model.trainable_variables, gradient(batch, y), strict=True):
+                    v.assign_sub(size * g)
+
+        return down
+
+    down = _once(model, "tltf_down", make)
+    return lambda x, labels, steps: down(_tensor(x), tf.constant(labels, tf.int32), size, steps)
+
+
+def _answering(model: keras.Model) -> Any:
+    """As :func:`_descent`, with the answers on a query set and the weights put back."""
     gradient = _gradient(model)
 
-    # All steps in one call: each takes less time than going to the graph and back.
-    @tf.function(reduce_retracing=True, autograph=False)
-    def down(batch: Any, y: Any, steps: int) -> None:
-        for _ in range(steps):
-            for variable, g in zip(model.trainable_variables, gradient(batch, y), strict=True):
-                variable.assign_sub(rate * g)
+    def make() -> Any:
+        @tf.function(reduce_retracing=True, autograph=False)
+        def answered(batch: Any, y: Any, query: Any, size: Any, steps: int) -> Any:
+            variables = model.trainable_variables
+            before = [tf.identity(v.value) for v in variables]
+            for _ in range(steps):
+                for v, g in zip(variables, gradient(batch, y), strict=True):
+                    v.assign_sub(size * g)
+            logits = tf.identity(model(query, training=False))
+            for v, old in zip(variables, before, strict=True):
+                v.assign(old)
+            return logits
 
-    return lambda x, labels, steps: down(_tensor(x), tf.constant(labels, tf.int32), steps)
+        return answered
+
+    return _once(model, "tltf_answered", make)
+
+
+def _once(model: keras.Model, name: str, make: Callable[[], Any]) -> Any:
+    """One trace for all episodes of a model; a plain attribute, so that nothing tracks it."""
+    if not hasattr(model, name):
+        object.__setattr__(model, name, make())
+    return getattr(model, name)
 
 
 def _values(model: keras.Model) -> list[np.ndarray]:
