@@ -118,7 +118,7 @@ TERMS = {
     "cdan_e": _Row(CDAN, 1.0, _CDAN),
     "mcc": _Row(MinimumClassConfusion, 1.0),
     "entropy": _Row(Entropy, 0.1, (("diversity", 1.0),)),
-    "afn": _Row(AdaptiveFeatureNorm, 0.001),
+    "afn": _Row(AdaptiveFeatureNorm, 0.005),
 }
 
 
