@@ -26,6 +26,7 @@ from absl import flags
 
 from experiments.benchmarks.protocol import bootstrapped
 from tltf import rundir
+from tltf.backbones.hub.archives import extract
 from tltf.cli.app import Program, execute
 from tltf.cli.quiet import import_tensorflow
 from tltf.cli.run_flags import required
@@ -134,7 +135,7 @@ def unpacked(name: str, folder: Path) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(found[0]) as archive:
-        archive.extractall(folder, filter="data")
+        extract(archive, folder)
     return folder / name
 
 

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 import tltf
 from experiments.benchmarks.transfer import directions, members, shared, summary
+from tltf.backbones.hub.archives import extract
 from tltf.data import prepare
 from tltf.models.classifier import classifier
 from tltf.spec import DataSpec, Phase
@@ -143,7 +144,7 @@ def pacs(
 
     if not (work / "pacs").is_dir():
         with tarfile.open(shared("images/pacs/public.tar")) as tar:
-            tar.extractall(work, filter="data")
+            extract(tar, work)
     network = tltf.backbone("MobileNetV2")
     features, labels = {}, {}
     for domain in ("photo", "art_painting"):
@@ -288,7 +289,7 @@ def _tuned(name: str, share: float, method: str, seed: int, work: Path) -> np.nd
     if not folder.is_dir():
         (work / "data").mkdir(parents=True, exist_ok=True)
         with tarfile.open(shared("images", name, "public.tar")) as tar:
-            tar.extractall(work / "data", filter="data")
+            extract(tar, work / "data")
     manifest = prepare.prepared(
         DataSpec(source=str(_classes(folder)), val_fraction=0.15, test_fraction=0.3), seed=0
     )

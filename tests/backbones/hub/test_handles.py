@@ -285,3 +285,15 @@ def test_resolving_imports_no_second_keras(tmp_path: Path) -> None:
         "assert not {'tf_keras', 'tensorflow_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(own)], check=True, env=dict(os.environ))
+
+
+def test_a_python_without_filters_unpacks_what_was_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11.0 to 3.11.3, which Debian 12 has."""
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    given: dict[str, object] = {}
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda *_, **more: given.update(more))
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        archives.extract(file, tmp_path)
+    assert given == {}
