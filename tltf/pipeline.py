@@ -16,7 +16,6 @@ from absl import logging
 
 from tltf import recipes, rundir, sealed, storage
 from tltf.backbones import catalog
-from tltf.data import prepare
 from tltf.errors import ArgumentError, MismatchError
 from tltf.evaluation import tunepage
 from tltf.evaluation.gate import Gate
@@ -26,7 +25,7 @@ from tltf.rundir import RunDir
 from tltf.selection.search import check_optuna
 from tltf.spec import TransferSpec
 from tltf.stages.adapting import run_adaptation_report, run_adapting
-from tltf.stages.data import committed_manifest, described, run_data
+from tltf.stages.data import committed_manifest, described, read_data, run_data
 from tltf.stages.environment import run_environment
 from tltf.stages.explaining import run_explaining
 from tltf.stages.exporting import run_exporting
@@ -223,16 +222,7 @@ def tune(
 def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
     """What :func:`transfer` would do, without a folder or a step of training."""
     _check_backbone(spec)
-    if spec.adapt.target:
-        manifest = prepare.two_domains(
-            spec.data,
-            spec.adapt.target,
-            seed=spec.seed,
-            shots=spec.adapt.shots,
-            more=spec.adapt.sources,
-        )
-    else:
-        manifest = prepare.prepared(spec.data, seed=spec.seed)
+    manifest = read_data(spec)
     for sentence in described(manifest):
         say(sentence)
     plan, _ = planned_model(spec, manifest)

@@ -17,6 +17,29 @@ from tltf.terminal import counted
 Say = Callable[[str], None]
 
 
+def read_data(
+    spec: TransferSpec, *, progress: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """The manifest of the run's one domain, or of source and target together.
+
+    Args:
+      progress: called with files done and files in all.
+
+    Raises:
+      DataError, InputMissingError, DownloadError: see :func:`tltf.data.prepare.prepared`.
+    """
+    if not spec.adapt.target:
+        return prepare.prepared(spec.data, seed=spec.seed, progress=progress)
+    return prepare.two_domains(
+        spec.data,
+        spec.adapt.target,
+        seed=spec.seed,
+        shots=spec.adapt.shots,
+        more=spec.adapt.sources,
+        progress=progress,
+    )
+
+
 def run_data(spec: TransferSpec, run: RunDir, *, say: Say) -> Manifest:
     """Prepares the data and commits ``manifest.jsonl`` and ``bad_inputs.jsonl``.
 
@@ -26,17 +49,7 @@ def run_data(spec: TransferSpec, run: RunDir, *, say: Say) -> Manifest:
     """
     try:
         with counted("scan", unit="files") as progress:
-            if spec.adapt.target:
-                manifest = prepare.two_domains(
-                    spec.data,
-                    spec.adapt.target,
-                    seed=spec.seed,
-                    shots=spec.adapt.shots,
-                    more=spec.adapt.sources,
-                    progress=progress,
-                )
-            else:
-                manifest = prepare.prepared(spec.data, seed=spec.seed, progress=progress)
+            manifest = read_data(spec, progress=progress)
     except BadInputsError as error:
         _write_excluded(run, error.excluded)
         raise
