@@ -83,6 +83,33 @@ def regularizer(text: str) -> tuple[str, float]:
     return kind, factor
 
 
+AVERAGES = ("none", "ema", "swa")
+SWA_SHARE = 0.25
+"""Of a phase's steps, at its end: the budget beyond which the paper averages."""
+
+
+def average(text: str) -> tuple[str, float]:
+    """Kind and number of ``none``, ``ema:MOMENTUM``, ``swa`` or ``swa:SHARE`` of the steps.
+
+    Raises:
+      ArgumentError: another form.
+
+    >>> average("ema:0.99"), average("swa"), average("none")
+    (('ema', 0.99), ('swa', 0.25), ('none', 0.0))
+    """
+    kind, colon, rest = text.partition(":")
+    number = _factor(rest) if colon else {"swa": SWA_SHARE, "none": 0.0}.get(kind, math.nan)
+    known = kind in AVERAGES and not (kind == "none" and colon)
+    if not known or not (0 <= number <= 1 if kind == "swa" else 0 <= number < 1):
+        raise ArgumentError(
+            f"average={text!r}, expected none, ema:MOMENTUM in [0, 1), or swa:SHARE in [0, 1]"
+            f"{nearest(kind, AVERAGES) if kind not in AVERAGES else ''}",
+            where="--average",
+            next_action="for example --average=ema:0.99 or --average=swa",
+        )
+    return kind, number
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptSpec:
     """Domain adaptation: ``target`` data that the source's classes are carried over to.

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tltf.methods import average
 from tltf.spec import Phase, TransferSpec, not_convex
 
 _T = TypeVar("_T")
@@ -26,6 +27,8 @@ FEW = 128
 """Below so many examples a linear head is solved: too few steps to reach its optimum otherwise."""
 NEW_RATES = {"sgd": 1e-2}
 PRETRAINED_RATES = {"sgd": 1e-3, "adamw": 5e-5}
+LORA_RATES = {"sgd": 1e-2, "adamw": 4e-4}
+"""Adapters begin at zero; the rate under AdamW is that of Hu et al. 2021, table 9."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,7 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
     steps = math.ceil(facts.n_train / batch)
     solver = decide("head_solver", *_head_solver(spec, facts))
     phases = tuple(_phase(phase, facts, steps, decide, solver) for phase in spec.phases)
+    means = [choice for phase in phases if (choice := averaged(phase, steps))]
     resolved = dataclasses.replace(
         spec,
         backbone=dataclasses.replace(spec.backbone, image_size=size, max_length=length),
@@ -100,7 +104,7 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
         restore=decide("restore", *_restore(spec, facts)),
         head_solver=solver,
     )
-    return Plan(resolved, tuple(decide.choices))
+    return Plan(resolved, (*decide.choices, *means))
 
 
 def with_choice(plan: Plan, choice: Choice) -> Plan:
@@ -253,17 +257,40 @@ def _unfreeze(phase: Phase, facts: Facts) -> tuple[str, str | None, str]:
     return f"last:{count}", phase.unfreeze, why
 
 
-def usual_rate(optimizer: str | None, *, new: bool) -> float:
-    """The learning rate without measurement: of new layers, or of pretrained ones."""
+def usual_rate(optimizer: str | None, *, new: bool, lora: bool = False) -> float:
+    """The learning rate without measurement: of new layers, of adapters, or of pretrained ones."""
     rates, other = (NEW_RATES, 1e-3) if new else (PRETRAINED_RATES, 1e-4)
+    if lora:
+        rates, other = LORA_RATES, 1e-3
     return rates.get(optimizer or "", other)
+
+
+def averaged(phase: Phase, steps_per_epoch: int) -> Choice | None:
+    """What ``average`` means in this phase: how much of it the mean looks back on."""
+    kind, number = average(phase.average)
+    steps = (phase.epochs or 0) * steps_per_epoch
+    if kind == "none":
+        return None
+    if not steps:
+        why = "changes nothing: the phase has no epochs"
+    elif kind == "swa":
+        why = f"the mean of the weights after the last {max(1, math.ceil(number * steps))}"
+        why += f" of {steps} steps"
+    else:
+        first = number ** (steps - 1)
+        why = f"of {steps} steps; the weights after the first still count {first:.1%}"
+        if first > 0.1:
+            why += ", which is much: a lower momentum forgets them"
+    return Choice(f"{phase.name}.average", phase.average, why)
 
 
 def _learning_rate(
     phase: Phase, facts: Facts, head: bool
 ) -> tuple[float | str, float | str | None, str]:
     new = head or not facts.pretrained
-    rate: float | str = usual_rate(phase.optimizer, new=new)
+    rate: float | str = usual_rate(phase.optimizer, new=new, lora=bool(phase.lora))
+    if phase.lora and not head:
+        return rate, phase.learning_rate, "low-rank adapters, which begin at zero"
     if new:
         return rate, phase.learning_rate, f"new layers under {phase.optimizer}"
     return rate, phase.learning_rate, "pretrained layers: slowly, or they forget"

@@ -17,7 +17,7 @@ from typing import Any
 
 from tltf.checks import check_class_weight, check_unfreeze, in_range, one_of
 from tltf.errors import ArgumentError, nearest
-from tltf.methods import AdaptSpec, distillation, regularizer
+from tltf.methods import AdaptSpec, average, distillation, regularizer
 from tltf.policies import policy
 
 TASKS = ("auto", "single_label", "multi_label", "regression")
@@ -132,6 +132,10 @@ class Phase:
       block_lr_decay: each block below the head learns at this multiple of the one above, (0, 1].
       weight_decay: decoupled decay, adamw only, not on biases and normalisation.
       clipnorm: global gradient norm is clipped to this, None for no clipping.
+      lora: rank of low-rank adapters that train in the place of the unfrozen blocks' weights and
+        are merged into them at the end; 0: none.
+      average: ``none``; ``ema:M`` leaves, and is judged by, the exponential moving average of the
+        weights with momentum M; ``swa:SHARE`` the mean of those of the last steps.
     """
 
     name: str
@@ -146,6 +150,8 @@ class Phase:
     block_lr_decay: float = field(default=1.0, kw_only=True)
     weight_decay: float = field(default=0.0, kw_only=True)
     clipnorm: float | None = field(default=None, kw_only=True)
+    lora: int = field(default=0, kw_only=True)
+    average: str = field(default="none", kw_only=True)
 
     def __post_init__(self) -> None:
         where = f"phase {self.name!r}"
@@ -170,6 +176,20 @@ class Phase:
                 f"weight_decay={self.weight_decay:g} with optimizer={self.optimizer or 'adam'!r}",
                 where=where,
                 next_action="use optimizer='adamw', or set weight_decay to 0",
+            )
+        if self.lora < 0 or (self.lora and self.unfreeze == "none"):
+            raise ArgumentError(
+                f"lora={self.lora} with unfreeze={self.unfreeze!r}, expected a rank of at least 1"
+                " and blocks to adapt, or 0",
+                where="--lora",
+                next_action="for example --lora=8 --unfreeze=last:2",
+            )
+        if average(self.average)[0] != "none" and self.batch_norm == "adapt":
+            raise ArgumentError(
+                f"average={self.average!r} with batch_norm='adapt', whose statistics are of each"
+                " step's weights and not of their average",
+                where="--average",
+                next_action="use --batch_norm=frozen",
             )
 
 
@@ -226,6 +246,12 @@ class TransferSpec:
                 f"teacher with mix={self.mix!r}, whose images it has not seen",
                 where="--teacher",
                 next_action="use --mix=none",
+            )
+        if self.regularizer.startswith("l2sp") and any(phase.lora for phase in self.phases):
+            raise ArgumentError(
+                f"regularizer={self.regularizer!r} with lora, which leaves those weights alone",
+                where="--lora",
+                next_action="leave one of them out",
             )
         one_of("mix", self.mix, MIXES)
         if self.adapt.target and self.adapt.method == "source_only" and self.mix != "none":

@@ -30,11 +30,13 @@ SEAMS = {
     "_keras_history": {"adapt", "backbones.network", "training.boundary"},
     "_keras_mask": {"backbones.network"},
     "_loss_tracker": {"training.steps"},
+    "_model_variables_moving_average": {"training.averaging"},
     "_nodes_by_depth": {"training.boundary", "training.cost", "training.features"},
     "_run_through_graph": {"backbones.network"},
     "_standardize_inputs": {"backbones.network"},
     "_symbolic_build": {"training.strategies"},
-    "_trainable_variables": {"training.phases"},
+    "_trainable_variables": {"training.averaging", "training.phases"},
+    "_untrack_variable": {"training.adapters"},
 }
 PUBLIC_AFTER_ALL = {"_exit"}  # os._exit
 

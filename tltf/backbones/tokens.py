@@ -137,6 +137,7 @@ class SelfAttention(keras.layers.Layer):
     Args:
       heads: the width is a multiple of them.
       dropout: on the attention weights, in [0, 1).
+      lora_rank: of a low-rank adapter that it is built with; 0 for none (:meth:`enable_lora`).
 
     Call args:
       x: ``[B, L, width]``.
@@ -146,9 +147,12 @@ class SelfAttention(keras.layers.Layer):
       ``[B, L, width]``.
     """
 
-    def __init__(self, heads: int, dropout: float = 0.0, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, heads: int, dropout: float = 0.0, seed: int = 0, lora_rank: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.heads, self.dropout, self.seed = heads, dropout, seed
+        self.lora_rank, self.lora_enabled = lora_rank, False
         self._random = keras.random.SeedGenerator(seed) if dropout else None
 
     def build(self, x_shape: Any, present_shape: Any) -> None:
@@ -165,12 +169,47 @@ class SelfAttention(keras.layers.Layer):
             name="output_kernel", shape=(width, width), initializer=_normal()
         )
         self.output_bias = self.add_weight(name="output_bias", shape=(width,), initializer="zeros")
+        if self.lora_rank:
+            self.enable_lora(self.lora_rank)
+
+    def enable_lora(self, rank: int) -> None:
+        """As Keras' method of Dense: query, key, value and output each get factors of their own.
+
+        ``W + A B`` with A random and B zero; both kernels are fixed. Hu et al. 2021, equation 3.
+
+        Args:
+          rank: columns of A and rows of B, at least 1.
+        """
+        width = self.qkv_kernel.shape[0]
+        self._tracker.unlock()
+        for name, shape, start in (
+            ("qkv_a", (width, 3 * rank), "he_uniform"), ("qkv_b", (3, rank, width), "zeros"),
+            ("output_a", (width, rank), "he_uniform"), ("output_b", (rank, width), "zeros"),
+        ):  # fmt: skip
+            variable = self.add_weight(
+                name=f"lora_{name}", shape=shape, initializer=start, dtype="float32"
+            )
+            setattr(self, f"lora_{name}", variable)
+        self._tracker.lock()
+        self.qkv_kernel.trainable = self.output_kernel.trainable = False
+        self.lora_rank, self.lora_enabled = rank, True
+
+    def lora_changes(self) -> dict[str, Any]:
+        """What the adapter adds to each kernel, by the kernel's attribute."""
+        width = self.lora_output_a.shape[0]
+        a = ops.reshape(self.lora_qkv_a, (width, 3, -1))
+        qkv = ops.einsum("wkr,kro->wko", a, self.lora_qkv_b)
+        return {
+            "qkv_kernel": ops.reshape(qkv, (width, 3 * width)),
+            "output_kernel": ops.matmul(self.lora_output_a, self.lora_output_b),
+        }
 
     def call(self, x: Any, present: Any, training: bool | None = None) -> Any:
         """See the class."""
         length, width = ops.shape(x)[1], x.shape[-1]
         size = width // self.heads
-        qkv = ops.matmul(x, self.qkv_kernel) + self.qkv_bias
+        qkv_kernel, output_kernel = self._kernels()
+        qkv = ops.matmul(x, qkv_kernel) + self.qkv_bias
         qkv = ops.reshape(qkv, (-1, length, 3, self.heads, size))
         query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3, axis=0)
         scores = ops.matmul(query * (size**-0.5), ops.transpose(key, (0, 1, 3, 2)))
@@ -181,7 +220,16 @@ class SelfAttention(keras.layers.Layer):
             weights = keras.random.dropout(weights, self.dropout, seed=self._random)
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         mixed = ops.reshape(mixed, (-1, length, width))
-        return ops.matmul(mixed, self.output_kernel) + self.output_bias
+        return ops.matmul(mixed, output_kernel) + self.output_bias
+
+    def _kernels(self) -> tuple[Any, Any]:
+        if not self.lora_enabled:
+            return self.qkv_kernel, self.output_kernel
+        changes = self.lora_changes()
+        return (
+            self.qkv_kernel + changes["qkv_kernel"],
+            self.output_kernel + changes["output_kernel"],
+        )
 
     def compute_output_shape(self, x_shape: Any, present_shape: Any) -> Any:
         """That of ``x``."""
@@ -190,11 +238,13 @@ class SelfAttention(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
+        rank = {"lora_rank": self.lora_rank} if self.lora_enabled else {}
         return {
             **super().get_config(),
             "heads": self.heads,
             "dropout": self.dropout,
             "seed": self.seed,
+            **rank,
         }
 
 

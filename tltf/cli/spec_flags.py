@@ -59,6 +59,14 @@ GRADUAL = (
     "Unfreezes so many blocks of --unfreeze=last:N at a time, each time in a phase of its own; 0:"
     " all at once."
 )
+LORA = (
+    "Trains low-rank adapters of this rank in the place of the unfrozen blocks' weights, and merges"
+    " them at the end; 0: none."
+)
+AVERAGE = (
+    "Of the last phase's weights, what is kept and validated: none; ema:0.99, their exponential"
+    " moving average; swa, the mean of the last quarter of the steps, swa:0.5 of half of them."
+)
 REGULARIZER = (
     "none; l2sp:FACTOR holds weights near their start, delta:FACTOR the backbone's features of each"
     " image, bss:FACTOR shrinks the smallest singular values of a batch of features."
@@ -143,6 +151,8 @@ def _define_phases(add: _Definer, phases: tuple[Phase, ...]) -> None:
     last = phases[-1]
     add.text("unfreeze", last.unfreeze, "none, last:N, all, blocks:A,B or regex:PATTERN.")
     add.whole("gradual", 0, GRADUAL)
+    add.whole("lora", last.lora, LORA)
+    add.text("average", last.average, AVERAGE)
     add.choice("optimizer", last.optimizer, names.OPTIMIZERS, "Of every phase.")
     add.number("momentum", last.momentum, "Of sgd.")
     add.choice("schedule", last.schedule, names.SCHEDULES, "Of the rate after warm-up.")
@@ -166,7 +176,9 @@ def to_spec(values: flags.FlagValues, default: TransferSpec) -> TransferSpec:
         data=dataclasses.replace(default.data, **_fields(given, DATA)),
         backbone=dataclasses.replace(default.backbone, **_fields(given, BACKBONE)),
         head=dataclasses.replace(default.head, **_fields(given, HEAD) | {"hidden": _units(given)}),
-        phases=_gradually([_phase(phase, given, default) for phase in default.phases], given),
+        phases=_averaged(
+            _gradually([_phase(phase, given, default) for phase in default.phases], given), given
+        ),
         views=_views(given["views"]),
         **{name: given[name] for name in RUN},
     )
@@ -181,7 +193,7 @@ def _phase(phase: Phase, given: Mapping[str, Any], default: TransferSpec) -> Pha
     last = default.phases[-1]
     fields |= {k: given[k] for k in ALL_PHASES if given[k] != getattr(last, k)}
     if phase is last:
-        fields["unfreeze"] = given["unfreeze"]
+        fields |= {"unfreeze": given["unfreeze"], "lora": given["lora"]}
     return dataclasses.replace(phase, **fields)
 
 
@@ -209,6 +221,15 @@ def _gradually(phases: Sequence[Phase], given: Mapping[str, Any]) -> tuple[Phase
         dataclasses.replace(last, name=f"{last.name}{n}", unfreeze=f"last:{n}") for n in counts
     )
     return (*before, *steps)
+
+
+def _averaged(phases: Sequence[Phase], given: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """The last phase that trains with ``--average``."""
+    trains = [phase for phase in phases if phase.epochs != 0] or phases
+    return tuple(
+        dataclasses.replace(phase, average=given["average"]) if phase is trains[-1] else phase
+        for phase in phases
+    )
 
 
 def _fields(given: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -23,7 +25,7 @@ from tltf.models.initial import seeded_initializers
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages.texts import check_modality, text_backbone, token_lengths
-from tltf.training import environment, probing
+from tltf.training import adapters, environment, freezing, phases, probing
 from tltf.transfer import anchors
 
 PROBES = "probes.json"
@@ -56,7 +58,33 @@ def planned_model(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Plan,
                 "avg"  # a vector already: a network of texts pools its tokens itself
             )
         head = heads.head(max(1, len(manifest.classes)), seed=plan.spec.seed, **fields)
-        return plan, regularized(classifier(network, head), plan.spec.regularizer)
+        model = regularized(classifier(network, head), plan.spec.regularizer)
+        counted = tuple(low_rank(model, plan.spec))
+        return dataclasses.replace(plan, choices=(*plan.choices, *counted)), model
+
+
+def low_rank(model: keras.Model, spec: TransferSpec) -> Iterator[recipes.Choice]:
+    """How much of the model each phase with adapters trains, before anything is trained.
+
+    Raises:
+      ArgumentError: no layer that such a phase names takes an adapter.
+    """
+    whole = sum(math.prod(v.shape) for v in model.variables)
+    for phase in spec.phases:
+        if not phase.lora:
+            continue
+        why = "changes nothing: no epoch of it trains the backbone"
+        if phase.epochs and phase.unfreeze:
+            with seeded_initializers(spec.seed):
+                names = phases.adapted(model, phase.unfreeze, phase.lora)
+            found = phases.freeze(model, phase)
+            trained = sum(math.prod(v.shape) for v in model.trainable_variables)
+            adapters.merge(freezing.leaves(model), keep=False)
+            why = (
+                f"LoRA rank {phase.lora}: {trained:,} of {whole:,} parameters train, in"
+                f" {len(found.trainable)} variables: the head and adapters of {len(names)} layers"
+            )
+        yield recipes.Choice(f"{phase.name}.lora", phase.lora, why)
 
 
 def regularized(model: keras.Model, text: str) -> keras.Model:

@@ -188,6 +188,7 @@ def _fit(
             micro_batch=micro_batch,
             parts_found=lambda phase, n: say(f"{phase}: " + described_parts(n)),
             guidance=guiding.guidance(spec, result.model, learned, say),
+            seed=spec.seed,
         )
 
 

@@ -14,11 +14,12 @@ from tltf.data.batches import Batches
 from tltf.errors import ArgumentError
 from tltf.interval import SaveInterval, save_interval
 from tltf.spec import Phase
-from tltf.training import loop, microbatch, movement, ratesearch, states
+from tltf.training import loop, microbatch, movement, phases, ratesearch, states
+from tltf.training.aims import BestEpoch, Objective
 from tltf.training.caching import Cache, PhaseCache
 from tltf.training.guided import Guidance
 from tltf.training.interrupts import stop_requests
-from tltf.training.phaserun import BestEpoch, Objective, PhaseRun
+from tltf.training.phaserun import PhaseRun
 from tltf.training.ratesearch import FoundRate
 from tltf.training.rewriting import rewriting_for
 from tltf.training.session import Session
@@ -67,6 +68,7 @@ def fit_phases(
     micro_batch: int | str = 0,
     parts_found: Callable[[str, int], None] | None = None,
     guidance: Guidance | None = None,
+    seed: int = 0,
 ) -> FitResult:
     """Trains every phase: enter, train, check what moved, restore the best weights.
 
@@ -103,6 +105,7 @@ def fit_phases(
       parts_found: told the phase and its number when ``auto`` has tried.
       guidance: further terms in the loss, made from the model as it is before this call
         (:mod:`tltf.training.guided`); the targets of ``train`` carry what they read.
+      seed: of what a phase begins with that is random: the adapters of ``lora``.
 
     Raises:
       TrainabilityError, DivergenceError, DataError: see the parts.
@@ -130,11 +133,12 @@ def fit_phases(
         session = Session(model, folder, interval, stop, progress, rates=ratesearch.read(folder))
         session.rate_found = rate_found or session.rate_found
         session.distribution, session.micro_batch = placed, micro_batch
-        session.guidance = guidance
+        session.guidance, session.seed = guidance, seed
         session.parts = microbatch.read(folder)
         session.parts_found = parts_found or session.parts_found
         stored = _phase_cache(cache, session, plan, train, validation)
         if state is not None:
+            _with_its_adapters(model, plan, state)
             session.restore(state)
             if resumed is not None:
                 resumed(_resumed_from(plan, state))
@@ -148,6 +152,13 @@ def fit_phases(
             movements[phase.name] = run(data, images, here, list(callbacks))
     begun = _resumed_from(plan, state) if state is not None else None
     return FitResult(session.history, movements, begun, session.steps_done, stored, session.rates)
+
+
+def _with_its_adapters(model: keras.Model, plan: Sequence[Phase], state: State) -> None:
+    """The variables that the model has within the phase of the state; their values come from it."""
+    position = state.position
+    if position.phase < len(plan) and (position.epoch or position.step):
+        phases.freeze(model, plan[position.phase])
 
 
 def _made(folder: str | Path | None) -> Path | None:

@@ -20,6 +20,7 @@ from tltf.backbones.network import as_backbone
 from tltf.errors import ArgumentError, TrainabilityError, named_list
 from tltf.models.classifier import backbone_of
 from tltf.spec import BATCH_NORMS, check_unfreeze
+from tltf.training import adapters
 
 Blocks = Mapping[str, list[keras.layers.Layer]]
 
@@ -54,6 +55,10 @@ def set_trainable(model: keras.Model, unfreeze: str, *, batch_norm: str = "froze
       batch_norm: ``frozen`` leaves BatchNorm of unfrozen blocks in inference mode with fixed
         gamma and beta, ``adapt`` trains it.
 
+    Where a layer that ``unfreeze`` names has a low-rank adapter (:mod:`tltf.training.adapters`),
+    of all that it names only adapters train: kernels, biases and LayerNormalization stay fixed.
+    Layers without weights, as Dropout, are as usual.
+
     Raises:
       ArgumentError: nothing in the model matches; the blocks are listed.
       TrainabilityError: Keras did not take the setting.
@@ -68,6 +73,10 @@ def set_trainable(model: keras.Model, unfreeze: str, *, batch_norm: str = "froze
     for leaf in leaves(model):
         fixed_norm = batch_norm == "frozen" and is_batch_norm(leaf)
         leaf.trainable = id(leaf) not in body or (id(leaf) in wanted and not fixed_norm)
+    low_rank = [leaf for leaf in leaves(model) if id(leaf) in wanted and not is_batch_norm(leaf)]
+    if any(adapters.has(leaf) for leaf in low_rank):
+        for leaf in low_rank:
+            adapters.only_factors(leaf)
     if not wanted:
         for container in _containers_of(model, body):
             container.trainable = False

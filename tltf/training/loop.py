@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,6 +65,7 @@ def run_epochs(
     begin: Callable[[], None] | None = None,
     stop: StopRequest | None = None,
     distribution: Distribution | None = None,
+    judged: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Trains the compiled model from ``(first_epoch, first_step)`` to the end of ``epochs``.
 
@@ -79,6 +81,8 @@ def run_epochs(
       begin: called after ``on_train_begin``, in which callbacks forget what they knew.
       stop: looked at after each batch.
       distribution: over which devices; None for the one that TensorFlow takes.
+      judged: entered around the validation and ``on_epoch_end``; puts the weights in place that
+        are to be judged, where those are not the ones that train.
 
     Raises:
       DivergenceError: the loss is NaN or infinite.
@@ -95,7 +99,7 @@ def run_epochs(
             data,
             range(first_epoch, epochs),
             first_step,
-            _Hooks(callbacks, after_step, commit, begin, stop),
+            _Hooks(callbacks, after_step, commit, begin, stop, judged),
             validation,
             distribution,
         )
@@ -110,6 +114,7 @@ class _Hooks:
     commit: Callable[[int, int], None] | None
     begin: Callable[[], None] | None
     stop: StopRequest
+    judged: Callable[[], AbstractContextManager[None]]
 
 
 def _run(
@@ -139,16 +144,17 @@ def _run(
         _one_epoch(model, lambda: step(iterator), epoch, steps, hooks, distribution)
         logs = {key: float(value) for key, value in model.get_metrics_result().items()}
         _check_finite(logs["loss"], epoch, data.steps_per_epoch - 1)
-        if validation is not None:
-            results = _validated(
-                model,
-                lambda: distribution.evaluate(model, validation),
-                (epoch, data.steps_per_epoch),
-                hooks,
-                waits=distribution.workers > 1,
-            )
-            logs |= {f"val_{key}": float(value) for key, value in results.items()}
-        hooks.callbacks.on_epoch_end(epoch, logs)
+        with hooks.judged():
+            if validation is not None:
+                results = _validated(
+                    model,
+                    lambda: distribution.evaluate(model, validation),
+                    (epoch, data.steps_per_epoch),
+                    hooks,
+                    waits=distribution.workers > 1,
+                )
+                logs |= {f"val_{key}": float(value) for key, value in results.items()}
+            hooks.callbacks.on_epoch_end(epoch, logs)
         if distribution.stopping():
             raise _interrupted(hooks.stop, f"end of epoch {epoch + 1}")
         if model.stop_training:

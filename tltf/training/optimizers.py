@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
 from tltf.errors import ArgumentError
+from tltf.methods import average
 from tltf.spec import Phase
 
 NOT_DECAYED = ("bias", "gamma", "beta")
@@ -52,13 +54,16 @@ def build_optimizer(
 def _optimizer(
     phase: Phase, rate: float | keras.optimizers.schedules.LearningRateSchedule
 ) -> keras.optimizers.Optimizer:
+    kind, momentum = average(phase.average)
+    options: dict[str, Any] = {"global_clipnorm": phase.clipnorm}
+    if kind != "none":
+        # The momentum of the mean grows with the steps: training.averaging sets it.
+        options |= {"use_ema": True, "ema_momentum": momentum if kind == "ema" else 0.0}
     if phase.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=phase.momentum, global_clipnorm=phase.clipnorm)
+        return keras.optimizers.SGD(rate, momentum=phase.momentum, **options)
     if phase.optimizer in ("adam", None):
-        return keras.optimizers.Adam(rate, global_clipnorm=phase.clipnorm)
-    optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=phase.weight_decay, global_clipnorm=phase.clipnorm
-    )
+        return keras.optimizers.Adam(rate, **options)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay, **options)
     optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
     return optimizer
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +12,9 @@ import tensorflow as tf
 from absl import logging
 
 from tltf import recipes
+from tltf.data.batches import derived_seed
 from tltf.errors import ArgumentError, InterruptedRun, TltfError
+from tltf.models.initial import seeded_initializers
 from tltf.spec import AUTO, Phase
 from tltf.training import (
     callbackstate,
@@ -23,11 +24,12 @@ from tltf.training import (
     loop,
     microbatch,
     movement,
-    objectives,
     phases,
     ratesearch,
     states,
 )
+from tltf.training.aims import BestEpoch, Objective
+from tltf.training.averaging import Averages
 from tltf.training.caching import PhaseCache
 from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard
 from tltf.training.featureepochs import FeatureEpochs
@@ -36,40 +38,6 @@ from tltf.training.progress import Progress
 from tltf.training.recorder import Recorder
 from tltf.training.session import Session
 from tltf.training.states import Position, State
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What every phase minimises, and how it is compiled."""
-
-    task: str
-    loss: keras.losses.Loss | str | None
-    metrics: Callable[[], list[keras.metrics.Metric]] | None
-    label_smoothing: float
-    jit_compile: bool
-    head_solver: str = "gradient"
-
-    def compile_arguments(self) -> dict[str, Any]:
-        """Fresh loss and metrics, as :func:`tltf.training.phases.compile_phase` takes them."""
-        smoothing = self.label_smoothing
-        return {
-            "loss": self.loss or objectives.loss_for(self.task, label_smoothing=smoothing),
-            "metrics": self.metrics() if self.metrics else objectives.metrics_for(self.task),
-            "jit_compile": self.jit_compile,
-        }
-
-    @property
-    def least_gain(self) -> float:
-        """Below this a difference of losses says nothing; of a loss in unknown units nothing is."""
-        return ratesearch.NATS if self.loss is None and self.task != "regression" else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestEpoch:
-    """When a phase stops early, and which epoch's weights it leaves."""
-
-    patience: int | None
-    restore: bool
 
 
 class PhaseRun:
@@ -102,7 +70,8 @@ class PhaseRun:
         callbacks: list[keras.callbacks.Callback],
     ) -> movement.Movement:
         self.callbacks = callbacks
-        trainability = phases.freeze(self.session.model, self.phase)
+        with seeded_initializers(derived_seed(self.session.seed, "lora", self.index)[0]):
+            trainability = phases.freeze(self.session.model, self.phase)
         cached = self.stored.phase(self.phase) if self.stored else None
         self.guided = guided.guided(
             self.session.guidance, self.session.model, cached=cached, data=data,
@@ -120,6 +89,7 @@ class PhaseRun:
         if self.phase.learning_rate == AUTO:
             self._find_rate(intended, data, validation, convex_head=convex_head)
         self._compile(intended, data, for_callbacks=bool(callbacks))
+        self.averages = Averages(self.part, self.phase, steps_per_epoch=data.steps_per_epoch)
         logging.info("phase %s: %s", self.phase.name, trainability.summary())
         self.before = movement.digests(self.session.model.variables)
         if convex_head and self.phase.epochs:
@@ -130,9 +100,12 @@ class PhaseRun:
         else:
             first = self._resume(state, data)
             self._train(data, validation, first, intended, state)
+            if self.phase.epochs:
+                self.averages.keep()
         outcome = self._check(data, trainability)
         if self.best_epoch.restore and not convex_head:
             self.best.restore()
+        self._merge()
         self._save(Position(self.index + 1))
         return outcome
 
@@ -182,7 +155,8 @@ class PhaseRun:
         self.phase = dataclasses.replace(given, learning_rate=rate)
 
     def _usual_rate(self, trainability: Trainability) -> float:
-        return recipes.usual_rate(self.phase.optimizer, new=not trainability.blocks)
+        new, lora = not trainability.blocks, bool(self.phase.lora)
+        return recipes.usual_rate(self.phase.optimizer, new=new, lora=lora)
 
     def _compile(
         self, trainability: Trainability, data: loop.EpochData, *, for_callbacks: bool
@@ -215,8 +189,8 @@ class PhaseRun:
         callbacks = self.callbacks
         if self.best.finished or first.epoch >= (self.phase.epochs or 0):
             return
-        own = [TrainabilityGuard(trainability), FrozenCheck(), *callbacks, self.best,
-               self._recorder()]  # fmt: skip
+        own = [TrainabilityGuard(trainability), FrozenCheck(), *self.averages.callbacks,
+               *callbacks, self.best, self._recorder()]  # fmt: skip
         if self.session.progress:
             own.insert(-2, _progress(self.phase, data))
         everything = keras.callbacks.CallbackList(
@@ -243,6 +217,7 @@ class PhaseRun:
                 begin=lambda: self._remind(state),
                 stop=self.session.stop,
                 distribution=self.session.distribution,
+                judged=self.averages.shown,
             )
         except TltfError as error:
             error.where = f"phase {self.phase.name}, {error.where}"
@@ -308,6 +283,15 @@ class PhaseRun:
             logging.info("no gradient reaches %s", ", ".join(outcome.without_gradient))
         return outcome
 
+    def _merge(self) -> None:
+        """An ordinary model again; what was compiled with its adapters is compiled anew."""
+        model = self.session.model
+        if not phases.merged(model):
+            return
+        phases.freeze(model, dataclasses.replace(self.phase, lora=0))
+        if model.compiled:
+            model.compile(**self.objective.compile_arguments())
+
     def _after_step(self, epoch: int, step: int) -> None:
         """Counts the step, and commits a state when it is time or a signal came."""
         self.session.steps_done += 1
@@ -327,9 +311,13 @@ class PhaseRun:
             self._save(Position(self.index, row["epoch"], 0))
 
     def _save(self, position: Position) -> None:
+        """Commits a state, if there is a folder; the means stand beside the weights in it."""
+        if self.session.folder is not None:
+            with self.averages.hidden():
+                self._written(self.session.folder, position)
+
+    def _written(self, folder: Path, position: Position) -> None:
         session, part = self.session, self.part
-        if session.folder is None:
-            return
         started = time.monotonic()
         fields, arrays = self.best.state()
         inside = position.phase == self.index
@@ -340,7 +328,7 @@ class PhaseRun:
             session.saved_steps = session.steps_done
             return
         states.save(
-            session.folder / "state",
+            folder / "state",
             position=position,
             steps_done=session.steps_done,
             groups={

@@ -8,7 +8,7 @@ import keras
 
 from tltf.errors import ArgumentError, TrainabilityError, named_list
 from tltf.spec import Phase
-from tltf.training import freezing, objectives
+from tltf.training import adapters, freezing, objectives
 from tltf.training.freezing import Trainability
 from tltf.training.optimizers import build_optimizer
 
@@ -70,14 +70,44 @@ def enter_phase(
 
 
 def freeze(model: keras.Model, phase: Phase) -> Trainability:
-    """Sets the flags that ``phase`` asks for, without compiling."""
+    """Sets the flags that ``phase`` asks for, without compiling; with its low-rank adapters."""
     if phase.unfreeze is None or phase.epochs is None:
         raise ArgumentError(
             "the phase leaves epochs or unfreeze to the recipe",
             where=f"phase {phase.name!r}",
             next_action="set both, for example Phase('head', 10, 1e-3, unfreeze='none')",
         )
+    if phase.lora and phase.epochs:
+        adapted(model, phase.unfreeze, phase.lora)
     return freezing.set_trainable(model, phase.unfreeze, batch_norm=phase.batch_norm)
+
+
+def adapted(model: keras.Model, unfreeze: str, rank: int) -> list[str]:
+    """Puts low-rank adapters on the layers that ``unfreeze`` names; returns the names of those.
+
+    Raises:
+      ArgumentError: a rank below 1, or no layer that takes one.
+    """
+    blocks = freezing.model_blocks(model)
+    named = [x for layer in freezing.select(blocks, unfreeze) for x in freezing.leaves(layer)]
+    found = adapters.add(dict.fromkeys(named), rank)
+    if not found:
+        kinds = sorted({type(layer).__name__ for layer in named if layer.weights})
+        raise ArgumentError(
+            f"no layer that unfreeze={unfreeze!r} names takes a low-rank adapter: it has weights in"
+            f" {named_list(kinds) or 'no layer'}; adapters are for {adapters.KINDS}",
+            where="--lora",
+            next_action="unfreeze blocks with such layers, or leave lora out and tune the weights",
+        )
+    return [layer.name for layer in found]
+
+
+def merged(model: keras.Model) -> int:
+    """Takes all adapters off, kernels changed by what they learned; returns how many those were.
+
+    The model is an ordinary one then, with the same answers. It has to be compiled again.
+    """
+    return adapters.merge(freezing.leaves(model))
 
 
 def compile_phase(

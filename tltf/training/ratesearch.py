@@ -83,7 +83,12 @@ def wanted(phase: Phase) -> bool:
 def rehearsal_phase(phase: Phase, *, usual: float) -> Phase:
     """The phase as a rehearsal compiles it: one rate, which the rehearsal sets at each step."""
     return dataclasses.replace(
-        phase, learning_rate=usual, schedule="constant", warmup=0.0, block_lr_decay=1.0
+        phase,
+        learning_rate=usual,
+        schedule="constant",
+        warmup=0.0,
+        block_lr_decay=1.0,
+        average="none",
     )
 
 

@@ -41,6 +41,7 @@ class Session:
     rates: dict[str, ratesearch.FoundRate] = field(default_factory=dict)
     micro_batch: int | str = 0
     guidance: Guidance | None = None
+    seed: int = 0
     parts: dict[str, int] = field(default_factory=dict)
     parts_found: Callable[[str, int], None] = lambda *_: None
     rate_found: Callable[[str, ratesearch.FoundRate], None] = lambda *_: None

@@ -50,6 +50,7 @@ _PUBLIC = {
     "FeatureAnchor": "anchors",
     "BatchSpectralShrinkage": "anchors",
     "enable_lora": "anchors",
+    "merge_lora": "anchors",
     "gradual_phases": "anchors",
     "LogitDistillation": "distillation",
     "FeatureDistillation": "distillation",

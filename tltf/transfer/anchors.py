@@ -10,9 +10,8 @@ import keras
 from keras import ops
 
 from tltf.errors import ArgumentError
-from tltf.models.classifier import backbone_of
 from tltf.spec import Phase
-from tltf.training import freezing
+from tltf.training import freezing, phases
 
 
 class StartingPoint(keras.regularizers.Regularizer):
@@ -144,40 +143,50 @@ class BatchSpectralShrinkage(keras.layers.Layer):
         return {**super().get_config(), "weight": self.weight, "k": self.k}
 
 
-def enable_lora(model: keras.Model, rank: int = 4) -> list[str]:
-    """Adds Keras' low-rank updates to the backbone's layers and freezes everything else in it.
+def enable_lora(model: keras.Model, rank: int = 4, *, unfreeze: str = "all") -> list[str]:
+    """Adds low-rank adapters to the backbone's layers and fixes everything else in it.
 
-    Keras' own ``enable_lora`` of Dense, EinsumDense, Embedding and convolutions; Hu et al., *LoRA*
-    (2021): ``W + (alpha / r) A B``. Compile afterwards. ``model.save`` keeps the updates.
+    ``h = W0 x + (alpha / r) B A x`` with alpha = r; Hu et al., *LoRA: Low-Rank Adaptation of Large
+    Language Models* (2021, arXiv 2106.09685), equation 3. Keras' own ``enable_lora`` of Dense,
+    EinsumDense, Embedding and convolutions, and that of tltf's self-attention. Compile afterwards;
+    :func:`merge_lora` makes an ordinary model of it again.
 
     Args:
       model: a :func:`tltf.classifier`, or any model; the head trains as before.
       rank: r, at least 1.
+      unfreeze: which blocks, as in :class:`tltf.Phase`.
 
     Returns:
-      Names of the layers that have an update now.
+      Names of the layers that have an adapter now.
 
     Raises:
       ArgumentError: no layer can have one, or a rank below 1.
+
+    Example::
+
+      model = tltf.classifier(tltf.backbone("minilm"), tltf.head(2))
+      tltf.transfer.enable_lora(model, rank=8, unfreeze="last:2")
+      model.compile("adamw", keras.losses.CategoricalCrossentropy(from_logits=True))
+      model.fit(data)
+      tltf.transfer.merge_lora(model)
     """
-    if rank < 1:
-        raise ArgumentError(f"rank={rank}, expected at least 1", where="enable_lora")
-    freezing.set_trainable(model, "all")
-    body = backbone_of(model) or model
-    found = []
-    for leaf in freezing.leaves(body):
-        if hasattr(leaf, "enable_lora") and leaf.built and not leaf.lora_enabled:
-            leaf.enable_lora(rank)
-            found.append(leaf.name)
-        elif body is not model:
-            leaf.trainable = False
-    if not found:
-        raise ArgumentError(
-            f"no layer of {body.name} takes a low-rank update",
-            where="enable_lora",
-            next_action="use Dense, EinsumDense, Embedding or convolution layers",
-        )
+    found = phases.adapted(model, unfreeze, rank)
+    freezing.set_trainable(model, unfreeze)
     return found
+
+
+def merge_lora(model: keras.Model) -> int:
+    """Takes the adapters of :func:`enable_lora` off: ``W = W0 + A B``, with the same answers.
+
+    What is left is an ordinary model. It has to be compiled again.
+
+    Returns:
+      How many adapters those were.
+    """
+    count = phases.merged(model)
+    if count:
+        model.compiled = False
+    return count
 
 
 def gradual_phases(
