@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tltf.recipes import Choice, Facts, Plan, resolve, scratch_size
+from tltf.rundir import completed
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 
 PHOTOS = Facts(n_train=210, median_side=375, input_size=224, n_blocks=18, pretrained=True)
@@ -41,6 +42,28 @@ def test_nothing_is_left_open_and_nothing_is_decided_twice() -> None:
     again = resolve(plan.spec, dataclasses.replace(PHOTOS, n_train=9, median_side=8))
     assert again.choices == ()
     assert again.spec == plan.spec
+
+
+@pytest.mark.parametrize("tokens", [None, (40, 61, 512)], ids=["photos", "texts"])
+def test_the_same_command_asks_for_what_was_decided(tokens: tuple[int, int, int] | None) -> None:
+    """A run that goes on compares what is asked with what its plan became."""
+    plan = resolve(OPEN, dataclasses.replace(PHOTOS, tokens=tokens))
+    assert not plan.spec.differences(completed(OPEN, plan.spec))
+
+
+def test_a_decay_of_zero_is_one_that_was_given() -> None:
+    phases = (Phase("tune", weight_decay=0.0),)
+    facts = dataclasses.replace(PHOTOS, tokens=(40, 61, 512))
+    assert resolve(dataclasses.replace(OPEN, phases=phases), facts).spec.phases[0].weight_decay == 0
+
+
+def test_adapters_learn_faster_than_pretrained_weights() -> None:
+    phases = (Phase("tune", lora=4),)
+    for tokens, rate in ((None, 1e-3), ((40, 61, 512), 4e-4)):
+        facts = dataclasses.replace(PHOTOS, tokens=tokens)
+        found = resolve(dataclasses.replace(OPEN, phases=phases), facts)
+        assert found.spec.phases[0].learning_rate == rate
+        assert "begin at zero" in chosen(found)["tune.learning_rate"].reason
 
 
 RULES = [
@@ -129,8 +152,8 @@ def test_what_is_given_stays() -> None:
         data=DataSpec(source="photos"),
         backbone=BackboneSpec(name="MobileNetV2", image_size=96),
         phases=(
-            Phase("head", 0, 0.5, unfreeze="none", optimizer="adam"),
-            Phase("tune", 1, 0.25, unfreeze="all", optimizer="sgd"),
+            Phase("head", 0, 0.5, unfreeze="none", optimizer="adam", weight_decay=0.0),
+            Phase("tune", 1, 0.25, unfreeze="all", optimizer="sgd", weight_decay=0.0),
         ),
         augment="strong",
         batch_size=5,

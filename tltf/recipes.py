@@ -233,15 +233,15 @@ def _phase(phase: Phase, facts: Facts, steps: int, decide: _Decisions, solver: s
 
 def _with_optimizer(phase: Phase, facts: Facts, decide: _Decisions) -> Phase:
     """Adam for images; for texts AdamW as BERT is tuned: decay, and clipped gradients."""
-    if phase.optimizer is not None:
-        return phase
-    if facts.tokens is None:
-        return dataclasses.replace(phase, optimizer="adam")
+    decay = phase.weight_decay
+    if phase.optimizer is not None or facts.tokens is None:
+        optimizer = phase.optimizer or "adam"
+        return dataclasses.replace(phase, optimizer=optimizer, weight_decay=decay or 0.0)
     why = "transformers are tuned so: decoupled decay, gradients clipped"
     return dataclasses.replace(
         phase,
         optimizer=decide(f"{phase.name}.optimizer", "adamw", None, why),
-        weight_decay=phase.weight_decay or TEXT_DECAY,
+        weight_decay=TEXT_DECAY if decay is None else decay,
         clipnorm=phase.clipnorm if phase.clipnorm is not None else TEXT_CLIPNORM,
     )
 

@@ -130,7 +130,8 @@ class Phase:
       schedule: ``cosine`` or ``linear`` to zero after warm-up, or ``constant``.
       warmup: share of the steps that the rate takes to rise from zero, in [0, 1).
       block_lr_decay: each block below the head learns at this multiple of the one above, (0, 1].
-      weight_decay: decoupled decay, adamw only, not on biases and normalisation.
+      weight_decay: decoupled decay, adamw only, not on biases and normalisation; None lets the
+        recipe decide, without one it is 0.
       clipnorm: global gradient norm is clipped to this, None for no clipping.
       lora: rank of low-rank adapters that train in the place of the unfrozen blocks' weights and
         are merged into them at the end; 0: none.
@@ -148,7 +149,7 @@ class Phase:
     schedule: str = field(default="cosine", kw_only=True)
     warmup: float = field(default=0.1, kw_only=True)
     block_lr_decay: float = field(default=1.0, kw_only=True)
-    weight_decay: float = field(default=0.0, kw_only=True)
+    weight_decay: float | None = field(default=None, kw_only=True)
     clipnorm: float | None = field(default=None, kw_only=True)
     lora: int = field(default=0, kw_only=True)
     average: str = field(default="none", kw_only=True)
@@ -168,7 +169,8 @@ class Phase:
         in_range("momentum", self.momentum, 0.0, 1.0, where, high_open=True)
         in_range("warmup", self.warmup, 0.0, 1.0, where, high_open=True)
         in_range("block_lr_decay", self.block_lr_decay, 0.0, 1.0, where, low_open=True)
-        in_range("weight_decay", self.weight_decay, 0.0, math.inf, where)
+        if self.weight_decay is not None:
+            in_range("weight_decay", self.weight_decay, 0.0, math.inf, where)
         if self.clipnorm is not None:
             in_range("clipnorm", self.clipnorm, 0.0, math.inf, where, low_open=True)
         if self.weight_decay and self.optimizer != "adamw":

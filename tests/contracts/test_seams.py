@@ -154,6 +154,34 @@ def test_a_compiled_model_counts_its_loss_and_builds_its_metrics() -> None:
     assert float(model.get_metrics_result()["loss"]) == 3.0
 
 
+def test_a_layer_forgets_a_variable() -> None:
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    kernel, bias = layer.weights
+    layer.enable_lora(1)
+    for variable in layer.weights[2:]:
+        layer._untrack_variable(variable)
+    assert [id(v) for v in layer.weights] == [id(kernel), id(bias)]
+    layer.lora_enabled = False
+    assert layer.kernel is kernel
+
+
+def test_an_optimizer_holds_means_in_the_order_of_its_variables() -> None:
+    first, second = keras.Variable([1.0]), keras.Variable([2.0, 3.0])
+    optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+    optimizer.build([first, second])
+    optimizer.ema_momentum = keras.Variable(0.0)
+    optimizer.apply([np.array([1.0]), np.array([0.0, 1.0])], [first, second])
+    optimizer.ema_momentum.assign(0.75)
+    optimizer.apply([np.array([4.0]), np.array([0.0, 0.0])], [first, second])
+    assert [id(v) for v in optimizer._trainable_variables] == [id(first), id(second)]
+    means = [v.numpy().tolist() for v in optimizer._model_variables_moving_average]
+    assert means == [[-1.0], [2.0, 2.0]]
+    assert {id(v) for v in optimizer._model_variables_moving_average} <= {
+        id(v) for v in optimizer.variables
+    }
+
+
 def test_applications_ask_get_file_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """What :func:`tltf.backbones.weights.official_files` replaces is what they call."""
     asked: list[str] = []

@@ -1,7 +1,7 @@
 """The same training on several devices or processes, for a comparison with a single device.
 
-``devices.py KIND BATCH_NORM PLACE REFERENCE [MICRO_BATCH]``, run in a process of its own, or in one
-for each worker of TF_CONFIG. PLACE ``none`` writes what a single device gives to REFERENCE;
+``devices.py KIND[+WITH] BATCH_NORM PLACE REFERENCE [MICRO_BATCH]``, run in a process of its own, or
+in one for each worker of TF_CONFIG. PLACE ``none`` writes what a single device gives to REFERENCE;
 ``mirrored`` (two logical CPU devices) and ``multiworker`` print how far they are from it.
 """
 
@@ -19,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 REPLICAS = 2
+WITH = {"": {}, "lora": {"lora": 2, "average": "ema:0.5"}, "swa": {"average": "swa:0.5"}}
+"""What the second phase does besides, by what follows the + in the kind."""
 
 
 def network(kind: str) -> tuple[Any, int]:
@@ -54,6 +56,7 @@ def trained(
     from tltf.models.initial import seeded_initializers
     from tltf.training.strategies import distribution
 
+    kind, _, more = kind.partition("+")
     placed = distribution(place)
     keras.utils.set_random_seed(0)
     with placed.scope(), seeded_initializers(1):
@@ -68,7 +71,7 @@ def trained(
     plan = [
         tltf.Phase("head", 2, 1e-2, unfreeze="none"),
         tltf.Phase("tune", 2, 1e-3, unfreeze="last:1", batch_norm=batch_norm,
-                   optimizer="adamw", weight_decay=0.01, clipnorm=0.1),
+                   optimizer="adamw", weight_decay=0.01, clipnorm=0.1, **WITH[more]),
     ]  # fmt: skip
     result = tltf.fit_phases(model, plan, data, validation=data, progress=False,
                              distribution=placed, micro_batch=micro_batch)  # fmt: skip

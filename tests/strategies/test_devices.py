@@ -33,6 +33,8 @@ KINDS = [
     pytest.param("bert", "frozen", 1e-6, marks=pytest.mark.slow),
     pytest.param("MobileNetV2", "frozen", 1e-6, marks=pytest.mark.slow),
     pytest.param("MobileNetV2", "adapt", 1e-6, marks=pytest.mark.slow),
+    pytest.param("bert+lora", "frozen", 1e-6, marks=pytest.mark.slow),
+    pytest.param("tiny+swa", "frozen", 1e-6, marks=pytest.mark.slow),
 ]
 
 

@@ -158,7 +158,7 @@ def _define_phases(add: _Definer, phases: tuple[Phase, ...]) -> None:
     add.choice("schedule", last.schedule, names.SCHEDULES, "Of the rate after warm-up.")
     add.number("warmup", last.warmup, "Share of a phase's steps in which the rate rises.")
     add.number("block_lr_decay", last.block_lr_decay, "Rate of a block over the one above it.")
-    add.number("weight_decay", last.weight_decay, "Decoupled weight decay, for adamw.")
+    add.number("weight_decay", last.weight_decay, "For adamw, decoupled; the recipe's if left out.")
     add.number("clipnorm", last.clipnorm, "Largest global norm of the gradient.")
     add.choice("batch_norm", last.batch_norm, names.BATCH_NORMS, "In unfrozen blocks.")
 

@@ -38,7 +38,7 @@ class Averages:
 
     def __init__(self, model: keras.Model, phase: Phase, *, steps_per_epoch: int) -> None:
         kind, number = average(phase.average)
-        self._model, self._steps_per_epoch = model, steps_per_epoch
+        self._model, self.steps_per_epoch = model, steps_per_epoch
         self._optimizers = _parts(model.optimizer) if kind != "none" else []
         self._in_place = False
         self._start: int | None = None
@@ -105,7 +105,7 @@ class _Counting(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._averages.count(self._epoch * self._averages._steps_per_epoch + batch)
+        self._averages.count(self._epoch * self._averages.steps_per_epoch + batch)
 
 
 def _parts(optimizer: Any) -> list[Any]:

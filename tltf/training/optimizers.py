@@ -63,7 +63,7 @@ def _optimizer(
         return keras.optimizers.SGD(rate, momentum=phase.momentum, **options)
     if phase.optimizer in ("adam", None):
         return keras.optimizers.Adam(rate, **options)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay, **options)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay or 0.0, **options)
     optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
     return optimizer
 
