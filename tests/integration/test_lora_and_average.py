@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import hub_modules
 import numpy as np
 import pytest
 from commands import Done, tltf
@@ -177,6 +178,30 @@ def test_a_backbone_that_takes_no_adapter_is_said(tmp_path: Path) -> None:
     for part in ("DepthwiseConv2D", "adapters are for Dense, EinsumDense", "leave lora out"):
         assert part in done.last_line
     assert not (tmp_path / "run" / "history.jsonl").exists()
+
+
+def test_a_saved_model_takes_no_adapter(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", n=24, seed=0, dark=False)
+    module = hub_modules.vision(tmp_path / "module")
+    done = tltf("train", data=data, backbone=f"hub:{module}", workdir=tmp_path / "run", lora=2,
+                unfreeze="last:1", precision="float32")  # fmt: skip
+    assert done.code == 64
+    assert "it has weights in ModulePart; adapters are for Dense" in done.last_line
+    assert "leave lora out and tune the weights" in done.last_line
+
+
+def test_they_go_with_gradual_unfreezing_anchors_and_rates_by_rehearsal(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", n=45, seed=0, dark=False)
+    done = tltf("train", data=data, backbone="small_cnn", weights="none", image_size=16,
+                workdir=tmp_path / "run", export="none", precision="float32", unfreeze="last:2",
+                gradual=1, head_epochs=1, tune_epochs=2, tune_lr="auto", lora=2, average="swa",
+                regularizer="delta:0.01", block_lr_decay=0.5)  # fmt: skip
+    assert done.code == 0, done.err
+    for part in ("tune1.lora = 2: LoRA rank 2", "tune2.lora = 2: LoRA rank 2", "tune2.average",
+                 "tune2.learning_rate = "):  # fmt: skip
+        assert part in done.err
+    assert "tune1.average" not in done.err
+    assert not [name for name in weights(tmp_path / "run") if "lora" in name]
 
 
 def test_adapters_that_change_nothing_are_said(tmp_path: Path) -> None:

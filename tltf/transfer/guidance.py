@@ -16,6 +16,7 @@ from tltf.backbones.network import Backbone
 from tltf.errors import ArgumentError
 from tltf.models import heads
 from tltf.models.classifier import backbone_of
+from tltf.training import adapters, freezing
 from tltf.training.boundary import Boundary
 from tltf.transfer import distillation
 from tltf.transfer.anchors import FeatureAnchor
@@ -93,7 +94,10 @@ class Guidance:
     def _starting(self, body: Backbone) -> Backbone:
         """A frozen copy of ``body`` with the values that its variables had at the start."""
         copy = keras.models.clone_model(body)
-        for own, new in zip(body.variables, copy.variables, strict=True):
+        adapters.merge(freezing.leaves(copy), keep=False)
+        learned = {id(v) for leaf in freezing.leaves(body) for v in adapters.factors(leaf)}
+        held = [v for v in body.variables if id(v) not in learned]
+        for own, new in zip(held, copy.variables, strict=True):
             new.assign(self._start[id(own)])
         start = Backbone(copy.inputs, copy.outputs[0], name="start")
         start.trainable = False
