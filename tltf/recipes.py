@@ -92,7 +92,7 @@ def resolve(spec: TransferSpec, facts: Facts) -> Plan:
     steps = math.ceil(facts.n_train / batch)
     solver = decide("head_solver", *_head_solver(spec, facts))
     phases = tuple(_phase(phase, facts, steps, decide, solver) for phase in spec.phases)
-    means = [choice for phase in phases if (choice := averaged(phase, steps))]
+    means = [choice for phase in phases if (choice := averaged(phase, steps, solver))]
     resolved = dataclasses.replace(
         spec,
         backbone=dataclasses.replace(spec.backbone, image_size=size, max_length=length),
@@ -265,14 +265,14 @@ def usual_rate(optimizer: str | None, *, new: bool, lora: bool = False) -> float
     return rates.get(optimizer or "", other)
 
 
-def averaged(phase: Phase, steps_per_epoch: int) -> Choice | None:
+def averaged(phase: Phase, steps_per_epoch: int, solver: str = "gradient") -> Choice | None:
     """What ``average`` means in this phase: how much of it the mean looks back on."""
     kind, number = average(phase.average)
     steps = (phase.epochs or 0) * steps_per_epoch
     if kind == "none":
         return None
-    if not steps:
-        why = "changes nothing: the phase has no epochs"
+    if not steps or (solver == "lbfgs" and phase.unfreeze == "none"):
+        why = "changes nothing: the phase has no steps"
     elif kind == "swa":
         why = f"the mean of the weights after the last {max(1, math.ceil(number * steps))}"
         why += f" of {steps} steps"

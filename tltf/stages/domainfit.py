@@ -91,22 +91,10 @@ def fit_method(
       ArgumentError: a shallow method with more examples than its square matrix allows.
       DivergenceError, InterruptedRun: from the loop.
     """
-    one_hot = np.eye(n_classes, dtype=np.float32)
-    weights, notes, pseudo = None, (), None
-    on_shots = np.ones(len(features.shot_labels))
-    if method in WEIGHTINGS:
-        weights, notes = _source_weights(method, features)
-    elif method == "tradaboost":
-        (weights, on_shots), notes = _boosted_weights(features)
-    elif method in SHALLOW:
-        pseudo = _pseudo_labels(method, features, n_classes)
-    source = Domain(features.train, one_hot[features.labels], weights=weights)
-    target = _target(features, one_hot, pseudo, on_shots=on_shots)
-    mixing = None
-    if mix != "none" and answers is not None:
-        answers = answers if pseudo is None else one_hot[pseudo]
-        mixing = DomainMixing(mix, np.concatenate([answers, one_hot[features.shot_labels]]))
-    data = DomainEpochs(source, target, batch_size=batch_size, seed=seed, mixing=mixing)
+    taught = _taught(method, features, n_classes=n_classes, mix=mix, answers=answers)
+    data = DomainEpochs(
+        taught.source, taught.target, batch_size=batch_size, seed=seed, mixing=taught.mixing
+    )
     steps = (phase.epochs or 0) * data.steps_per_epoch
     terms = ()
     if method in adapt.TERMS:
@@ -127,6 +115,41 @@ def fit_method(
         val_logits=_predicted(training, (*features.val, np.zeros(len(features.val_labels)))),
         target_logits=_predicted(training, (*features.target, np.ones(len(features.target[0])))),
         history=recorder.rows,
+        notes=taught.notes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Taught:
+    """Both domains with the labels and weights to learn from, and what is said of those."""
+
+    source: Domain
+    target: Domain
+    mixing: DomainMixing | None
+    notes: tuple[str, ...]
+
+
+def _taught(
+    method: str, features: Features, *, n_classes: int, mix: str, answers: np.ndarray | None
+) -> _Taught:
+    """What ``method`` makes of the examples before anything trains; see :func:`fit_method`."""
+    one_hot = np.eye(n_classes, dtype=np.float32)
+    weights, notes, pseudo = None, (), None
+    on_shots = np.ones(len(features.shot_labels))
+    if method in WEIGHTINGS:
+        weights, notes = _source_weights(method, features)
+    elif method == "tradaboost":
+        (weights, on_shots), notes = _boosted_weights(features)
+    elif method in SHALLOW:
+        pseudo = _pseudo_labels(method, features, n_classes)
+    mixing = None
+    if mix != "none" and answers is not None:
+        answers = answers if pseudo is None else one_hot[pseudo]
+        mixing = DomainMixing(mix, np.concatenate([answers, one_hot[features.shot_labels]]))
+    return _Taught(
+        source=Domain(features.train, one_hot[features.labels], weights=weights),
+        target=_target(features, one_hot, pseudo, on_shots=on_shots),
+        mixing=mixing,
         notes=notes,
     )
 
