@@ -21,7 +21,6 @@ from tltf.training.guided import Guidance
 from tltf.training.interrupts import stop_requests
 from tltf.training.phaserun import PhaseRun
 from tltf.training.ratesearch import FoundRate
-from tltf.training.rewriting import rewriting_for
 from tltf.training.session import Session
 from tltf.training.states import State
 from tltf.training.strategies import Distribution
@@ -129,7 +128,7 @@ def fit_phases(
     state = states.newest(folder / "state") if folder else None
     microbatch.begin(placed, micro_batch)
     placed.check_batch(getattr(data, "batch_size", placed.replicas))
-    with stop_requests() as stop, placed.scope(), rewriting_for(model):
+    with stop_requests() as stop, placed.scope():
         session = Session(model, folder, interval, stop, progress, rates=ratesearch.read(folder))
         session.rate_found = rate_found or session.rate_found
         session.distribution, session.micro_batch = placed, micro_batch
