@@ -255,6 +255,12 @@ class TransferSpec:
                 where="--lora",
                 next_action="leave one of them out",
             )
+        if self.adapt.target and any(p.lora or p.average != "none" for p in self.phases):
+            raise ArgumentError(
+                "lora or average in a phase that adapts, which knows neither",
+                where="adapt",
+                next_action="leave them out of the phase",
+            )
         one_of("mix", self.mix, MIXES)
         if self.adapt.target and self.adapt.method == "source_only" and self.mix != "none":
             raise ArgumentError(

@@ -52,7 +52,7 @@ def test_it_says_what_trains_and_keeps_an_ordinary_model(run: tuple[Path, Done])
     assert "LoRA rank 2: " in sentence
     model = load(workdir / "weights").model
     adapted, head = 3 * 16 * 2 * 2 + 16 * 2 * 2 + 2 * 2 * (16 + 24), 16 * 2 + 2
-    whole = sum(int(np.prod(v.shape)) for v in model.variables)
+    whole = sum(int(np.prod(v.shape)) for v in model.weights)
     assert f"{adapted + head:,} of {whole:,} parameters train, in 10 variables" in sentence
     assert "tune.average = ema:0.8: of " in done.err
     assert "saves" in done.err.partition("cache: layer_0_norm")[2].partition("\n")[0]

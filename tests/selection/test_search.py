@@ -44,6 +44,15 @@ def test_what_is_left_open_is_varied_around_the_plan() -> None:
         assert not knob.choices or knob.default in knob.choices
 
 
+def test_adapters_are_searched_around_their_own_rate() -> None:
+    phases = (Phase("head", 0, unfreeze="none"), Phase("tune", 5, "auto", lora=4))
+    plan = (phases[0], Phase("tune", 5, "auto", unfreeze="last:7", optimizer="adam", lora=4))
+    spec = asked(phases=phases)
+    resolved = dataclasses.replace(planned(spec), phases=plan)
+    knobs = {knob.name: knob for knob in search.knobs(spec, resolved, n_blocks=18)}
+    assert knobs["tune_lr"].default == 1e-3
+
+
 def test_what_is_given_stays() -> None:
     phases = (Phase("head", unfreeze="none"), Phase("tune", unfreeze="last:2"))
     spec = asked(head=HeadSpec(dropout=0.1, hidden=(64,)), augment="none", views=1, phases=phases)

@@ -14,6 +14,7 @@ import tiny
 import tltf
 from tltf import transfer
 from tltf.errors import ArgumentError, InterruptedRun
+from tltf.methods import AdaptSpec
 from tltf.spec import BackboneSpec, DataSpec, Phase, TransferSpec
 from tltf.training import adapters, freezing, phases
 from tltf.training.callbacks import FrozenCheck, TrainabilityGuard
@@ -129,6 +130,31 @@ def test_the_phases_leave_an_ordinary_model(tmp_path: Path) -> None:
     model.fit(texts(), verbose=0)
 
 
+def test_a_single_step_is_no_error() -> None:
+    """B begins with zeros, so that A has no gradient in the first step, and one in the second."""
+    for epochs, still in ((1, ("top_3_conv/lora_kernel_a",)), (2, ())):
+        plan = [Phase("tune", epochs, 1e-2, unfreeze="last:1", lora=2)]
+        result = tltf.fit_phases(tiny.classifier(), plan, tiny.dataset(4), progress=False)
+        assert result.movements["tune"].without_gradient == still
+        assert "top_3_conv/lora_kernel_b" in result.movements["tune"].moved
+
+
+def test_adapters_that_were_there_before_stay() -> None:
+    """Only those that a phase put there are merged at its end."""
+    model = tiny.classifier()
+    transfer.enable_lora(model, 2, unfreeze="last:1")
+    plan = [
+        Phase("one", 2, 1e-2, unfreeze="last:1"),
+        Phase("two", 2, 1e-2, unfreeze="last:1"),
+    ]
+    result = tltf.fit_phases(model, plan, tiny.dataset(), progress=False)
+    assert "top_3_conv/lora_kernel_a" in result.movements["two"].moved
+    assert "top_3_conv/kernel" not in result.movements["two"].moved
+    with pytest.raises(ArgumentError, match="rank=3, and top_3_conv has an adapter of rank 2"):
+        transfer.enable_lora(model, 3, unfreeze="last:1")
+    assert transfer.merge_lora(model) == 1
+
+
 def test_a_phase_without_epochs_gets_no_adapters() -> None:
     model = encoder()
     plan = [Phase("tune", 0, 1e-2, unfreeze="last:1", lora=2)]
@@ -227,3 +253,11 @@ def test_l2_sp_has_nothing_to_hold() -> None:
     with pytest.raises(ArgumentError, match="leaves those weights alone"):
         TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"), phases=PLAN,
                      regularizer="l2sp:0.1")  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"lora": 2}, {"average": "ema:0.9"}])
+def test_adaptation_to_a_domain_has_neither(options: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match="which knows neither"):
+        TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="mlp"),
+                     phases=(Phase("adapt", 1, 1e-3, unfreeze="last:1", **options),),
+                     adapt=AdaptSpec(target="y"))  # fmt: skip

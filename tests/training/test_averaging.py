@@ -162,6 +162,18 @@ def test_a_batch_in_parts_has_the_same_means(how: str) -> None:
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-5)
 
 
+def test_a_plain_fit_keeps_the_exponential_one_and_cannot_count_for_the_other() -> None:
+    model, recorder = tiny.classifier(norm=False), Recorder()
+    tltf.enter_phase(model, phase("ema:0.8"), steps_per_epoch=STEPS)
+    model.fit(tiny.dataset(), epochs=EPOCHS, verbose=0, callbacks=[recorder])
+    expected = means(recorder.steps, "ema:0.8")[-1]
+    for variable, mean in zip(model.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), mean, atol=1e-6)
+    with pytest.raises(ArgumentError, match=r"only tltf\.fit_phases counts") as error:
+        tltf.enter_phase(model, phase("swa"), steps_per_epoch=STEPS)
+    assert "ema:0.99" in error.value.next_action
+
+
 def test_a_phase_without_epochs_stays_as_it_is() -> None:
     model = tiny.classifier(norm=False)
     before = tiny.values(model)

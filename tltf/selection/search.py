@@ -168,7 +168,8 @@ def reporter(trial: optuna.Trial, over: Callable[[], bool]) -> Callable[[int, fl
 def _of_phase(given: Phase, phase: Phase, n_blocks: int) -> list[Knob]:
     found = []
     if phase.epochs and given.learning_rate in (None, AUTO):
-        usual = recipes.usual_rate(phase.optimizer, new=phase.unfreeze == "none")
+        head, lora = phase.unfreeze == "none", bool(phase.lora)
+        usual = recipes.usual_rate(phase.optimizer, new=head, lora=lora)
         default = usual if phase.learning_rate == AUTO else float(str(phase.learning_rate))
         found.append(Knob(name=f"{phase.name}_lr", default=default,
                           low=default / WIDER, high=default * WIDER))  # fmt: skip

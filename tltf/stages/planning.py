@@ -69,7 +69,7 @@ def low_rank(model: keras.Model, spec: TransferSpec) -> Iterator[recipes.Choice]
     Raises:
       ArgumentError: no layer that such a phase names takes an adapter.
     """
-    whole = sum(math.prod(v.shape) for v in model.variables)
+    whole = sum(math.prod(v.shape) for v in model.weights)
     for phase in spec.phases:
         if not phase.lora:
             continue

@@ -84,7 +84,7 @@ def run_training(
     for choice in plan.choices:
         say(str(choice))
     result = _untrained(model, plan, manifest)
-    _check_space(model, run)
+    _check_space(model, run, plan.spec)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
                progress=progress, callbacks=callbacks, placed=placed,
@@ -218,13 +218,15 @@ def _note_resume(run: RunDir, position: dict[str, Any], say: Say) -> None:
     run.record(resumed_from=position, resumes=[*run.stage()["resumes"], position])
 
 
-def _check_space(model: Any, run: RunDir) -> None:
+def _check_space(model: Any, run: RunDir, spec: TransferSpec) -> None:
     """Before the first step: room for the states, the weights and the servable.
 
-    A state holds the model, at most two optimizer slots for each weight, and the best weights.
+    A state holds the model, at most two optimizer slots for each weight, its mean if there is an
+    average, and the best weights.
     """
+    held = 5 if any(phase.average != "none" for phase in spec.phases) else 4
     one = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in model.variables)
-    storage.check_space(run.path, 4 * one * (KEEP + 1) + 2 * one)
+    storage.check_space(run.path, held * one * (KEEP + 1) + 2 * one)
 
 
 def _cache(spec: TransferSpec, say: Say, *, always: bool) -> Cache | None:

@@ -52,14 +52,28 @@ def factors(layer: Any) -> list[keras.Variable]:
     return [v for v in layer.variables if v.name.startswith(FACTOR)]
 
 
+def waits(variable: keras.Variable) -> bool:
+    """Whether it is an A, which has no gradient in the first step: B is zero then."""
+    return bool(variable.name.startswith(FACTOR) and variable.name.endswith("_a"))
+
+
 def add(layers: Iterable[Any], rank: int) -> list[Any]:
     """Puts an adapter on each of the layers that takes one and has none; returns all that have one.
 
     Compile afterwards. A draws from Python's ``random`` by way of Keras, as every initializer does.
+
+    Raises:
+      ArgumentError: a rank below 1, or a layer has an adapter of another rank.
     """
     check_rank(rank)
     found = []
     for layer in layers:
+        if has(layer) and layer.lora_rank != rank:
+            raise ArgumentError(
+                f"rank={rank}, and {layer.name} has an adapter of rank {layer.lora_rank} already",
+                where="enable_lora",
+                next_action="call tltf.transfer.merge_lora before",
+            )
         if takes(layer) and not has(layer):
             layer.enable_lora(rank)
         if has(layer):

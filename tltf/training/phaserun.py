@@ -278,15 +278,19 @@ class PhaseRun:
             trainability,
             part=self.part,
             batch=lambda: next(iter(data.train_dataset(0))),
+            steps=int(states.array(self.part.optimizer.iterations)),
         )
         if outcome.without_gradient:
             logging.info("no gradient reaches %s", ", ".join(outcome.without_gradient))
         return outcome
 
     def _merge(self) -> None:
-        """An ordinary model again; what was compiled with its adapters is compiled anew."""
+        """An ordinary model again; what was compiled with its adapters is compiled anew.
+
+        Adapters that the model was given with stay: they are not of this phase.
+        """
         model = self.session.model
-        if not phases.merged(model):
+        if not (self.phase.lora and self.phase.epochs and phases.merged(model)):
             return
         phases.freeze(model, dataclasses.replace(self.phase, lora=0))
         if model.compiled:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from tltf.errors import ArgumentError, TrainabilityError, named_list
+from tltf.methods import average
 from tltf.spec import Phase
 from tltf.training import adapters, freezing, objectives
 from tltf.training.freezing import Trainability
@@ -28,6 +29,8 @@ def enter_phase(
 
     Sets every layer's ``trainable`` as ``phase.unfreeze`` says, compiles with a fresh
     optimizer (warm-up included) and checks that exactly the intended variables train.
+    Low-rank adapters stay until :func:`tltf.transfer.merge_lora`; of ``average="ema:M"`` Keras'
+    ``fit`` leaves the mean at its end, and ``keras.callbacks.SwapEMAWeights`` judges it.
 
     Args:
       model: any built ``keras.Model``; :func:`tltf.classifier` gives one whose frozen layers
@@ -44,7 +47,8 @@ def enter_phase(
       What trains and what is frozen; give it to :class:`tltf.TrainabilityGuard`.
 
     Raises:
-      ArgumentError: the phase leaves a field to the recipe, or selects nothing.
+      ArgumentError: the phase leaves a field to the recipe, or selects nothing, or has
+        ``average="swa"``, for which :func:`tltf.fit_phases` counts the steps.
       TrainabilityError: the compiled model would train something else.
 
     Example::
@@ -52,6 +56,12 @@ def enter_phase(
       tltf.enter_phase(model, tltf.Phase("tune", 5, 1e-4, unfreeze="last:2"), steps_per_epoch=20)
       model.fit(data, epochs=5)
     """
+    if average(phase.average)[0] == "swa":
+        raise ArgumentError(
+            f"average={phase.average!r}, which only tltf.fit_phases counts the steps for",
+            where=f"phase {phase.name!r}",
+            next_action="use tltf.fit_phases, or average='ema:0.99'",
+        )
     trainability = freeze(model, phase)
     blocks = freezing.model_blocks(model)
     compile_phase(
