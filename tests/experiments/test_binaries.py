@@ -35,7 +35,7 @@ def no_more_than(spec: TransferSpec) -> bool:
     return (
         (spec.mix, spec.label_smoothing, spec.class_weight) == ("none", 0.0, "none")
         and spec.head.l2 == 0.0
-        and all(phase.weight_decay == 0.0 and phase.clipnorm is None for phase in spec.phases)
+        and all(not phase.weight_decay and phase.clipnorm is None for phase in spec.phases)
         and all((spec.early_stop or 0) >= (phase.epochs or 0) for phase in spec.phases)
     )
 
