@@ -126,6 +126,7 @@ def test_the_phases_leave_an_ordinary_model(tmp_path: Path) -> None:
     measured = model.evaluate(texts(), verbose=0, return_dict=True)
     best = min(row["val_loss"] for row in result.history if row["phase"] == "tune")
     assert measured["loss"] == pytest.approx(best, abs=1e-5), last
+    assert float(model.optimizer.learning_rate) == pytest.approx(5e-5), "for whole kernels"
     tltf.enter_phase(model, Phase("more", 1, 1e-3, unfreeze="last:1"))
     model.fit(texts(), verbose=0)
 

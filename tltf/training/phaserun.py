@@ -34,6 +34,7 @@ from tltf.training.caching import PhaseCache
 from tltf.training.callbacks import FrozenCheck, KeepBest, TrainabilityGuard
 from tltf.training.featureepochs import FeatureEpochs
 from tltf.training.freezing import Trainability
+from tltf.training.optimizers import build_optimizer
 from tltf.training.progress import Progress
 from tltf.training.recorder import Recorder
 from tltf.training.session import Session
@@ -292,9 +293,15 @@ class PhaseRun:
         model = self.session.model
         if not (self.phase.lora and self.phase.epochs and phases.merged(model)):
             return
-        phases.freeze(model, dataclasses.replace(self.phase, lora=0))
+        ordinary = dataclasses.replace(self.phase, lora=0, average="none")
+        phases.freeze(model, ordinary)
         if model.compiled:
-            model.compile(**self.objective.compile_arguments())
+            # Whoever goes on with a ``fit`` trains whole kernels, which bear less than adapters.
+            usual = recipes.usual_rate(ordinary.optimizer, new=False)
+            calm = ratesearch.rehearsal_phase(ordinary, usual=usual)
+            model.compile(
+                optimizer=build_optimizer(calm, steps=1), **self.objective.compile_arguments()
+            )
 
     def _after_step(self, epoch: int, step: int) -> None:
         """Counts the step, and commits a state when it is time or a signal came."""
