@@ -51,6 +51,7 @@ def test_adapters_are_searched_around_their_own_rate() -> None:
     resolved = dataclasses.replace(planned(spec), phases=plan)
     knobs = {knob.name: knob for knob in search.knobs(spec, resolved, n_blocks=18)}
     assert knobs["tune_lr"].default == 1e-3
+    assert "unfreeze" not in knobs, "a drawn depth could name blocks that take no adapter"
 
 
 def test_what_is_given_stays() -> None:

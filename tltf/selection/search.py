@@ -173,7 +173,8 @@ def _of_phase(given: Phase, phase: Phase, n_blocks: int) -> list[Knob]:
         default = usual if phase.learning_rate == AUTO else float(str(phase.learning_rate))
         found.append(Knob(name=f"{phase.name}_lr", default=default,
                           low=default / WIDER, high=default * WIDER))  # fmt: skip
-    if phase.epochs and given.unfreeze is None and phase.unfreeze != "all":
+    # Other blocks may hold nothing that takes an adapter: with them the depth stays the plan's.
+    if phase.epochs and not phase.lora and given.unfreeze is None and phase.unfreeze != "all":
         depths = [f"last:{max(1, round(share * n_blocks))}" for share in DEPTHS]
         found.append(_one_of("unfreeze", phase.unfreeze, tuple(dict.fromkeys(depths))))
     return found
