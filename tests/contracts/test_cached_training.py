@@ -15,8 +15,10 @@ from tltf.backbones import bert
 from tltf.backbones.bert import Encoder
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
+from tltf.data.textbatches import TextBatches
 from tltf.models.initial import seeded_initializers
-from tltf.training.caching import Cache
+from tltf.training import boundary, features, freezing
+from tltf.training.caching import Cache, PhaseCache
 from tltf.training.fit import FitResult, fit_phases
 
 CLASSES = ("a", "b")
@@ -120,11 +122,46 @@ def encoder() -> keras.Model:
 @pytest.mark.slow
 def test_stored_token_sequences_give_the_same_run(tmp_path: Path) -> None:
     """Two tensors cross in a BERT, the sequence and its mask, padded in the store only."""
-    module = pytest.importorskip("tltf.data.textbatches")
     records, tokenizer = texts(), encoder().layers[1].tokenizer
 
     def data(split: str) -> Any:
-        return module.TextBatches(records[SPLITS[split]], tokenizer=tokenizer, max_length=24,
+        return TextBatches(records[SPLITS[split]], tokenizer=tokenizer, max_length=24,
                            classes=CLASSES, task="single_label", batch_size=8)  # fmt: skip
 
     compared(encoder, data, "last:1", tmp_path / "cache")
+
+
+def test_pooled_features_of_texts_are_computed_without_the_padding_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of tokens are stored in one length; the layers above see that of their own batch."""
+    records, tokenizer = texts(), encoder().layers[1].tokenizer
+    data = TextBatches(records, tokenizer=tokenizer, max_length=32, classes=CLASSES,
+                       task="single_label", batch_size=8)  # fmt: skip
+    padded = []
+
+    def compiled(model: keras.Model) -> Callable[[Any], Any]:
+        def compute(x: Any) -> Any:
+            if isinstance(x, list):
+                padded.append(x[0].shape[:2])
+            return original(x)
+
+        original = plain(model)
+        return compute
+
+    plain = features.compiled
+    monkeypatch.setattr(features, "compiled", compiled)
+    model = encoder()
+    kept = Cache(folder=tmp_path, dtype="float32", always=True)
+    cache = PhaseCache(kept, model, plan=plan("last:1"), train=data, validation=data,
+                       progress=False)  # fmt: skip
+    freezing.set_trainable(model, "none")
+    assert cache.phase(plan("last:1")[0]) is not None
+    assert sum(n for n, _ in padded) == len(records)
+    assert sum(n * length for n, length in padded) < 1.5 * data.lengths.sum() + 8 * len(records)
+    assert max(length for _, length in padded) < 32
+    rows = cache.pooled(data)
+    freezing.set_trainable(model, "none")
+    whole = features.compiled(boundary.split(model).prefix)
+    expected = np.concatenate([whole(x)[0] for x, _, _ in data.eval_dataset()])
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)

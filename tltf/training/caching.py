@@ -240,8 +240,10 @@ class PhaseCache:
         self._fill(lower, below, jobs)
         compute = features.compiled(boundaries.pooled_above(self.model, lower))
         for batches, view in jobs:
-            dtype, keys = self._dtype(view), features.job_keys(batches, view)
-            features.extract_from(below[dtype], stores[dtype], compute, keys=keys)
+            dtype = self._dtype(view)
+            features.extract_from(
+                below[dtype], stores[dtype], compute, batches, view=view, shapes=lower.shapes
+            )
 
     def _dtype(self, view: int | None) -> str:
         return EXACT if view is None else self.cache.dtype

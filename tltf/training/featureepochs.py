@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,9 @@ import tensorflow as tf
 
 from tltf.data.batches import Batches
 from tltf.data.readahead import read_ahead
-from tltf.training.features import job_keys, view_keys
+from tltf.training.features import Shapes, job_keys, unpadded, view_keys
 from tltf.training.featurestore import FeatureStore
 
-Shapes = Sequence[Sequence[int | None]]
 HELD_BYTES = 64_000_000
 """Rows that take no more than this as float32 are read once and stay in memory. A step on pooled
 features takes less time than going from the graph to Python for them."""
@@ -80,7 +79,7 @@ class FeatureEpochs:
     def _from_store(self, view: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
         def gather(view: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
             found = self.store.read(self._rows[int(view)][chosen])
-            return _cut(found, self.shapes, self.batches, chosen)
+            return unpadded(found, self.shapes, self.batches, chosen)
 
         kinds = [layout.output for layout in self.store.layouts]
         found = tf.numpy_function(gather, [view, chosen], kinds)
@@ -114,7 +113,7 @@ def eval_features(
         for start in range(0, batches.n, batches.batch_size):
             part = slice(start, start + batches.batch_size)
             chosen = np.arange(batches.n)[part]
-            x = _cut(store.read(stored[part]), shapes, batches, chosen)
+            x = unpadded(store.read(stored[part]), shapes, batches, chosen)
             yield tuple(x), targets[part], weights[part]
 
     spec = (
@@ -142,13 +141,3 @@ def held(store: FeatureStore, count: int, shapes: Shapes) -> bool:
     if any(None in shape for shape in shapes):
         return False
     return 4 * count * sum(math.prod(shape) for shape in store.shapes) <= HELD_BYTES
-
-
-def _cut(
-    arrays: Sequence[np.ndarray], shapes: Shapes, batches: Batches, chosen: np.ndarray
-) -> list[np.ndarray]:
-    """Rows without the padding that none of the examples ``chosen`` needs."""
-    if all(None not in shape for shape in shapes):
-        return list(arrays)
-    length = batches.batch_length(chosen)
-    return [a[:, :length] if None in s else a for a, s in zip(arrays, shapes, strict=True)]

@@ -22,6 +22,8 @@ from tltf.training.freezing import leaves
 from tltf.training.shards import Key
 from tltf.training.stored import PREFIX
 
+Shapes = Sequence[Sequence[int | None]]
+
 PLAIN = "plain"
 EXTRACT_BATCH = 32
 # Of a layer's configuration, what does not change what it computes.
@@ -93,13 +95,9 @@ def extract(
       progress: called with the number of rows of each batch done.
     """
     keys = job_keys(batches, view)
-    wanted = set(store.missing(keys))
-    first = {key: i for i, key in reversed(list(enumerate(keys)))}
-    chosen = sorted(first[key] for key in wanted)
+    chosen = _without_row(store, keys, batches)
     if not chosen:
         return 0
-    order = batches.for_extraction([batches.records[i] for i in chosen])
-    chosen = [chosen[i] for i in order]
     some = batches.with_records([batches.records[i] for i in chosen])
     dataset = some.eval_dataset() if view is None else some.view_dataset(view)
     done = 0
@@ -132,21 +130,57 @@ def extract_from(
     lower: FeatureStore,
     store: FeatureStore,
     compute: Callable[[Any], Sequence[tf.Tensor]],
+    batches: Batches,
     *,
-    keys: Sequence[Key],
+    view: int | None,
+    shapes: Shapes,
 ) -> int:
-    """As :func:`extract`, from rows that another store has of the same keys."""
-    wanted = store.missing(keys)
+    """As :func:`extract`, from the rows that another store has of the same examples.
+
+    Args:
+      shapes: of those rows, see :func:`unpadded`.
+    """
+    keys = job_keys(batches, view)
+    chosen = _without_row(store, keys, batches)
     with store.writer() as writer:
-        for start in range(0, len(wanted), EXTRACT_BATCH):
-            part = wanted[start : start + EXTRACT_BATCH]
-            maps = [tf.constant(array) for array in lower.gather(part)]
+        for start in range(0, len(chosen), EXTRACT_BATCH):
+            some = chosen[start : start + EXTRACT_BATCH]
+            part = [keys[i] for i in some]
+            below = unpadded(lower.gather(part), shapes, batches, np.array(some))
+            maps = [tf.constant(array) for array in below]
             writer.append(part, [np.asarray(t) for t in compute(maps)])
-    return len(wanted)
+    return len(chosen)
+
+
+def unpadded(
+    arrays: Sequence[np.ndarray], shapes: Shapes, batches: Batches, chosen: np.ndarray
+) -> list[np.ndarray]:
+    """Stored rows without the padding that none of the examples needs.
+
+    Args:
+      arrays: one ``[n, *shape]`` for each crossing tensor, with an axis of tokens padded to one
+        length for all texts.
+      shapes: of the crossing tensors, where None is that axis.
+      batches, chosen: the examples: those of ``batches`` at the positions ``chosen``, int ``[n]``.
+    """
+    if all(None not in shape for shape in shapes):
+        return list(arrays)
+    length = batches.batch_length(chosen)
+    return [a[:, :length] if None in s else a for a, s in zip(arrays, shapes, strict=True)]
+
+
+def _without_row(store: FeatureStore, keys: Sequence[Key], batches: Batches) -> list[int]:
+    """Positions of the examples that have no row yet, each content once, in the order that is
+    cheapest to compute."""
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    chosen = sorted(first[key] for key in set(store.missing(keys)))
+    order = batches.for_extraction([batches.records[i] for i in chosen])
+    return [chosen[i] for i in order]
 
 
 def _filled_up(rows: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Rows ``[n, L, ...]`` with zeros behind L, so that they have the stored shape."""
+    """Rows ``[n, L, ...]`` with zeros behind L, so that they have the stored shape; the inverse of
+    :func:`unpadded`."""
     if rows.shape[1:] == tuple(shape):
         return rows
     return np.pad(rows, [(0, 0), *((0, b - a) for a, b in zip(rows.shape[1:], shape, strict=True))])
