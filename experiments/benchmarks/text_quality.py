@@ -1,105 +1,170 @@
-"""Few-label curves of texts: frozen features against TF-IDF, both under the same classifier.
+"""Few-label curves of texts: TF-IDF, frozen features and ``tltf train``, on the same labels.
 
-  python -m experiments.benchmarks.text_quality --data=SST2.jsonl --out=FIGURES.json
+  python -m experiments.benchmarks.text_quality --data=SST2.jsonl --workdir=FOLDER
 
-For 8, 32 and 128 labels per class, and all of them: the accuracy on one test split of logistic
-regression (its strength chosen by cross-validation on the labels that there are) on the pooled
-features and on TF-IDF of words and pairs of words; mean over seeds, which draw the labels.
-``--tune_epochs=N`` adds the two-phase fine-tuning of ``tltf train`` on the same draws.
+For 8, 32 and 128 labels per class, and all of them: the accuracy on the test split of logistic
+regression on TF-IDF of words and pairs of words, the same on the frozen backbone's features (each
+strength chosen by cross-validation on the labels that there are), and of ``tltf train`` with its
+defaults on those labels, out of which it holds its validation split too.
+
+A seed draws the labels, the first weights and the order of the batches; where the data names no
+test split, that too. What is done is kept in ``FOLDER``: the same command again goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags
+from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from experiments.benchmarks.choosing import kept
+from experiments.benchmarks.protocol import bootstrapped
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Texts, as for tltf train.", required=True)
+flags.DEFINE_string("workdir", None, "Where figures are kept.", required=True)
 flags.DEFINE_string("backbone", "minilm", "A text backbone.")
 flags.DEFINE_list("shots", ["8", "32", "128", "0"], "Labels per class; 0 for all.")
-flags.DEFINE_integer("seeds", 5, "Draws of the labels.", lower_bound=1)
-flags.DEFINE_integer("most_test", 2000, "Test texts at most.", lower_bound=1)
-flags.DEFINE_integer("tune_epochs", 0, "Epochs of fine-tuning; 0 leaves it out.", lower_bound=0)
-flags.DEFINE_string("out", "", "JSON file for the figures.")
+flags.DEFINE_list("sides", ["tfidf", "frozen", "tuned"], "Which classifiers.")
+flags.DEFINE_integer("seeds", 3, "Draws of the labels.", lower_bound=1)
+flags.DEFINE_integer("first_seed", 0, "The first of them.", lower_bound=0)
 
 STRENGTHS = np.logspace(-3, 2, 6)
+BATCH, MOST_TOKENS = 64, 256
 
 
-def features(texts: Sequence[str]) -> np.ndarray:
-    """float32 ``[n, D]`` of the frozen backbone."""
-    import tensorflow as tf
+@dataclass(frozen=True)
+class Draw:
+    """Labelled texts and the test texts of one seed."""
 
-    import tltf
-
-    backbone = tltf.backbone(FLAGS.backbone)
-    step = tf.function(lambda x: backbone(x, training=False), reduce_retracing=True)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found: dict[int, np.ndarray] = {}
-    for start in range(0, len(order), 64):
-        part = order[start : start + 64]
-        rows = [texts[i].encode("utf-8", "replace") for i in part]
-        encoded = backbone.tokenizer.encode(tf.constant(rows), max_length=128)
-        made = step(backbone.tokenizer.padded(encoded)).numpy()
-        found |= dict(zip(part, made, strict=True))
-    return np.stack([found[i] for i in range(len(texts))])
+    texts: list[str]
+    labels: np.ndarray
+    test: list[str]
+    truth: np.ndarray
+    seed: int
 
 
-def drawn(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Positions of ``shots`` examples of each class; all of them for 0."""
+def draws(seeds: Sequence[int]) -> Iterator[Draw]:
+    """All labels of each seed: what the data calls train and validation, beside its test split."""
+    from tltf.data.prepare import prepared
+    from tltf.spec import DataSpec
+
+    for seed in seeds:
+        manifest = prepared(DataSpec(source=FLAGS.data, val_fraction=0.0), seed=seed)
+        known, test = [*manifest.split("train"), *manifest.split("val")], manifest.split("test")
+        yield Draw(
+            [r.text or "" for r in known], np.array([str(r.label) for r in known]),
+            [r.text or "" for r in test], np.array([str(r.label) for r in test]), seed,
+        )  # fmt: skip
+
+
+def few(draw: Draw, shots: int) -> Draw:
+    """``shots`` labels of each class; all of them for 0."""
     if not shots:
-        return np.arange(len(labels))
-    random = np.random.default_rng(seed)
-    rows = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    return np.concatenate([random.permutation(r)[:shots] for r in rows])
+        return draw
+    random = np.random.default_rng(draw.seed)
+    rows = [np.flatnonzero(draw.labels == c) for c in np.unique(draw.labels)]
+    chosen = np.concatenate([random.permutation(r)[:shots] for r in rows])
+    texts = [draw.texts[i] for i in chosen]
+    return Draw(texts, draw.labels[chosen], draw.test, draw.truth, draw.seed)
 
 
-def probe(x: Any, y: np.ndarray, test: Any, truth: np.ndarray, *, dense: bool) -> float:
-    """Test accuracy of logistic regression."""
-    folds = int(min(3, np.bincount(np.unique(y, return_inverse=True)[1]).min()))
+class Frozen:
+    """Features of the backbone as it was pretrained, each text once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Callable[[Any], Any]]:
+        import tltf
+        from tltf.training.features import compiled
+
+        backbone = tltf.backbone(FLAGS.backbone)
+        return backbone.tokenizer, compiled(backbone)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 ``[n, D]``."""
+        tokenizer, compute = self._parts
+        new = sorted({t for t in texts if t not in self._known}, key=len)
+        for start in range(0, len(new), BATCH):
+            part = new[start : start + BATCH]
+            encoded = tokenizer.encode(part, max_length=MOST_TOKENS)
+            rows = np.asarray(compute(tokenizer.padded(encoded))[0])
+            self._known |= dict(zip(part, rows, strict=True))
+        return np.stack([self._known[t] for t in texts])
+
+
+def probe(x: Any, y: np.ndarray, test: Any, *, dense: bool) -> np.ndarray:
+    """What logistic regression answers to the test examples."""
+    folds = int(min(3, np.unique(y, return_counts=True)[1].min()))
     model = GridSearchCV(LogisticRegression(max_iter=500), {"C": STRENGTHS}, cv=max(2, folds))
     fitted = make_pipeline(StandardScaler(), model) if dense else model
-    return float((fitted.fit(x, y).predict(test) == truth).mean())
+    return fitted.fit(x, y).predict(test)
 
 
-def tuned(texts: Sequence[str], labels: Sequence[str], test: Sequence[tuple[str, str]]) -> float:
-    """Test accuracy of ``tltf train`` with its defaults on these labels."""
+def tuned(draw: Draw) -> np.ndarray:
+    """What ``tltf train`` with its defaults answers to the test examples."""
     import tltf
 
     with tempfile.TemporaryDirectory() as place:
-        rows = [{"text": t, "label": y} for t, y in zip(texts, labels, strict=True)]
-        rows += [{"text": t, "label": y, "split": "test"} for t, y in test]
-        path = Path(place, "texts.jsonl")
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        rows = [{"text": t, "label": y} for t, y in zip(draw.texts, draw.labels, strict=True)]
+        rows += [{"text": t, "label": y, "split": "test"}
+                 for t, y in zip(draw.test, draw.truth, strict=True)]  # fmt: skip
+        table = Path(place, "texts.jsonl")
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
         spec = tltf.TransferSpec(
-            data=tltf.DataSpec(source=str(path)),
+            data=tltf.DataSpec(source=str(table)),
             backbone=tltf.BackboneSpec(name=FLAGS.backbone),
-            phases=(
-                tltf.Phase("head", unfreeze="none"),
-                tltf.Phase("tune", FLAGS.tune_epochs),
-            ),
+            seed=draw.seed,
             export="none",
         )
-        run = tltf.transfer(spec, workdir=Path(place, "run"), progress=False)
-        return float(run.report["metrics"]["accuracy"]["value"])
+        tltf.transfer(spec, workdir=Path(place, "run"), progress=False)
+        return _answers(Path(place, "run"), draw.test)
+
+
+def _answers(run: Path, texts: Sequence[str]) -> np.ndarray:
+    """The predicted class of each text; empty for one that the run left out."""
+    from tltf.data.manifest import Manifest
+
+    said = {row["id"]: row["predicted"]
+            for row in map(json.loads, (run / "report/predictions.jsonl").open())}  # fmt: skip
+    records = Manifest.from_json_lines((run / "manifest.jsonl").open()).split("test")
+    by_text = {record.text: said[record.id] for record in records}
+    return np.array([by_text.get(text, "") for text in texts])
+
+
+def hits(side: str, draw: Draw, frozen: Frozen) -> dict[str, int]:
+    """By test text, whether the answer is right."""
+    if side == "tfidf":
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        said = probe(words.fit_transform(draw.texts), draw.labels, words.transform(draw.test),
+                     dense=False)  # fmt: skip
+    elif side == "frozen":
+        said = probe(frozen(draw.texts), draw.labels, frozen(draw.test), dense=True)
+    else:
+        said = tuned(draw)
+    names = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in draw.test]
+    return dict(zip(names, map(int, said == draw.truth), strict=True))
 
 
 def interval(values: Sequence[float]) -> str:
     """Mean and the 95 % interval of the mean over seeds (Student's t)."""
-    from scipy import stats
-
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return f"{mean:.3f}"
@@ -107,39 +172,42 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.3f} ± {half:.3f}"
 
 
-def main(_: Sequence[str]) -> None:
-    from tltf.data.prepare import prepared
-    from tltf.spec import DataSpec
+def difference(a: Sequence[dict[str, int]], b: Sequence[dict[str, int]]) -> str:
+    """Points that ``a`` is above ``b`` on the same test texts, with the 95 % interval."""
+    paired = [{k: x[k] - y[k] for k in x} for x, y in zip(a, b, strict=True)]
+    found = bootstrapped(paired)
+    return f"{100 * found.difference:+.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
-    manifest = prepared(DataSpec(source=FLAGS.data, val_fraction=0.0), seed=0)
-    train, test = manifest.split("train"), manifest.split("test")[: FLAGS.most_test]
-    texts = [r.text or "" for r in (*train, *test)]
-    x = features(texts)
-    y = np.array([str(r.label) for r in (*train, *test)])
-    n = len(train)
-    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+def row(shots: int, found: dict[str, list[dict[str, int]]]) -> str:
+    """One line of the table."""
+    means = {side: [float(np.mean(list(hit.values()))) for hit in hits]
+             for side, hits in found.items()}  # fmt: skip
+    cells = [interval(means[side]) for side in FLAGS.sides]
+    if {"frozen", "tuned"} <= set(found):
+        cells.append(difference(found["tuned"], found["frozen"]))
+    return f"| {shots or 'all'} | {' | '.join(cells)} |"
+
+
+def main(_: Sequence[str]) -> None:
+    frozen, table = Frozen(), []
+    work = Path(FLAGS.workdir, f"{Path(FLAGS.data).stem}-{FLAGS.backbone.replace('/', '_')}")
+    seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
+    drawn = list(draws(seeds))
     for shots in map(int, FLAGS.shots):
-        for seed in range(FLAGS.seeds if shots else 1):
-            chosen = drawn(y[:n], shots, seed)
-            words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-            bags = words.fit_transform([texts[i] for i in chosen])
-            row = figures[str(shots or "all")]
-            row["tfidf"].append(
-                probe(bags, y[chosen], words.transform(texts[n:]), y[n:], dense=False)
-            )
-            row["frozen"].append(probe(x[chosen], y[chosen], x[n:], y[n:], dense=True))
-            if FLAGS.tune_epochs:
-                held = list(zip(texts[n:], y[n:], strict=True))
-                row["tuned"].append(tuned([texts[i] for i in chosen], list(y[chosen]), held))
-            print(shots or "all", seed, {k: round(v[-1], 4) for k, v in row.items()}, flush=True)
-    print(f"| labels per class | TF-IDF | frozen {FLAGS.backbone} | tuned | test n={len(test)} |")
-    for shots, row in figures.items():
-        cells = [
-            interval(row[k]) if row.get(k) else "not run" for k in ("tfidf", "frozen", "tuned")
-        ]
-        print(f"| {shots} | {' | '.join(cells)} | seeds={len(row['tfidf'])} |")
-    if FLAGS.out:
-        Path(FLAGS.out).write_text(json.dumps(figures, indent=2), "utf-8")
+        found: dict[str, list[dict[str, int]]] = {side: [] for side in FLAGS.sides}
+        for draw in drawn:
+            some = few(draw, shots)
+            for side in FLAGS.sides:
+                path = work / f"{side}-{shots or 'all'}-{draw.seed}.json"
+                hit = kept(path, lambda side=side, some=some: hits(side, some, frozen))
+                found[side].append(hit)
+                mean = float(np.mean(list(hit.values())))
+                print(f"{shots or 'all'} labels, seed {draw.seed}, {side}: {mean:.4f}", flush=True)
+        table.append(row(shots, found))
+    sizes = f"{len(drawn[0].labels)} labels, {len(drawn[0].test)} tests, {len(drawn)} seeds"
+    print(f"| labels per class of {sizes} | {' | '.join(FLAGS.sides)} | tuned over frozen |")
+    print(*table, sep="\n")
 
 
 if __name__ == "__main__":

@@ -107,14 +107,21 @@ def test_copies_and_groups_stay_together_even_in_chains() -> None:
 def test_named_splits_are_kept_and_only_the_missing_one_is_carved() -> None:
     records = [record(i, "ab"[i % 2], split="test" if i < 20 else None) for i in range(100)]
     done = split(manifest_of(records), **FRACTIONS)
-    assert sizes(done) == {"train": 65, "val": 15, "test": 20}
+    assert sizes(done) == {"train": 68, "val": 12, "test": 20}
     assert {r.id for r in done.split("test")} == {f"{i}.png" for i in range(20)}
-    assert done.notes == ("carved 15 as val of 100 records, stratified, seed 0",)
+    assert done.notes == ("carved 12 as val of 80 records, stratified, seed 0",)
     named = [
         dataclasses.replace(r, split=("train", "val", "test")[i % 10 // 4])
         for i, r in enumerate(records)
     ]
     assert split(manifest_of(named), **FRACTIONS).records == tuple(named)
+
+
+def test_a_large_test_split_of_the_data_leaves_few_labels_to_train_on() -> None:
+    """The share is one of what is not held out, or sixteen labels would all go to val."""
+    records = [record(i, "ab"[i % 2], split="test" if i < 400 else None) for i in range(416)]
+    done = split(manifest_of(records), **FRACTIONS)
+    assert sizes(done) == {"train": 14, "val": 2, "test": 400}
 
 
 def test_sabotage_a_file_copied_into_two_splits_is_caught(photos: Path, tmp_path: Path) -> None:

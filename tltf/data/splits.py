@@ -34,7 +34,8 @@ def split(
 
     Args:
       manifest: scanned, so that every record has its ``sha256``.
-      val_fraction: share of the whole to carve as val if the data names no val; 0 for none.
+      val_fraction: share to carve as val if the data names no val: of all records but those
+        that the data holds out itself; 0 for none.
       test_fraction: the same for test.
       seed: another seed, another split.
       fail_on_leak: raise instead of repairing when named splits share a content or a group.
@@ -144,8 +145,7 @@ def _carve(
     contents = [Counter(s for i in parts for s in strata[i]) for parts in components]
     keys = [_key([records[pool[i]] for i in parts], seed) for parts in components]
     left = Counter(s for parts in strata for s in parts)
-    rates = {name: min(1.0, f * len(records) / max(1, len(pool))) for name, f in carved.items()}
-    need = _Need(left, rates)
+    need = _Need(left, carved)
     holders = defaultdict(list)
     for c, content in enumerate(contents):
         for stratum in content:
@@ -256,7 +256,8 @@ def _carved_note(
     sizes = Counter(record.split for record in records)
     parts = ", ".join(f"{sizes[name]} as {name}" for name in SPLITS if name in carved)
     how = "stratified by value" if task == "regression" else "stratified"
-    return f"carved {parts} of {len(records)} records, {how}, seed {seed}"
+    whole = sum(sizes[name] for name in {"train", *carved})
+    return f"carved {parts} of {whole} records, {how}, seed {seed}"
 
 
 def _check(manifest: Manifest, carved: set[str]) -> tuple[str, ...]:
