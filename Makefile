@@ -62,7 +62,7 @@ bench-hf: $(VENV)/.installed-test
 	@test -x $(HF)/bin/python || $(PYTHON) -m venv $(HF)
 	@$(HF)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers \
 		|| echo 'torch and transformers cannot be installed here'
-	$(RUN) -m experiments.benchmarks.hf --python=$(HF)/bin/python
+	$(RUN) -m experiments.benchmarks.hf --python=$(HF)/bin/python $(BENCH)
 
 # Apache Beam takes an older protobuf: an environment of its own, outside the project.
 BEAM := $(or $(TMPDIR),/tmp)/tltf-beam

@@ -1,6 +1,6 @@
 """Few-label curves of texts: TF-IDF, frozen features and ``tltf train``, on the same labels.
 
-  python -m experiments.benchmarks.text_quality --data=SST2.jsonl --workdir=FOLDER
+  python -m experiments.benchmarks.text_quality --data=sst2 --workdir=FOLDER
 
 For 8, 32 and 128 labels per class, and all of them: the accuracy on the test split of logistic
 regression on TF-IDF of words and pairs of words, the same on the frozen backbone's features (each
@@ -32,11 +32,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from experiments.benchmarks import text_sets
 from experiments.benchmarks.choosing import kept
 from experiments.benchmarks.protocol import bootstrapped
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "Texts, as for tltf train.", required=True)
+flags.DEFINE_string("data", None, "sst2, mr, trec, or texts as for tltf train.", required=True)
 flags.DEFINE_string("workdir", None, "Where figures are kept.", required=True)
 flags.DEFINE_string("backbone", "minilm", "A text backbone.")
 flags.DEFINE_list("shots", ["8", "32", "128", "0"], "Labels per class; 0 for all.")
@@ -59,13 +60,13 @@ class Draw:
     seed: int
 
 
-def draws(seeds: Sequence[int]) -> Iterator[Draw]:
+def draws(source: Path, seeds: Sequence[int]) -> Iterator[Draw]:
     """All labels of each seed: what the data calls train and validation, beside its test split."""
     from tltf.data.prepare import prepared
     from tltf.spec import DataSpec
 
     for seed in seeds:
-        manifest = prepared(DataSpec(source=FLAGS.data, val_fraction=0.0), seed=seed)
+        manifest = prepared(DataSpec(source=str(source), val_fraction=0.0), seed=seed)
         known, test = [*manifest.split("train"), *manifest.split("val")], manifest.split("test")
         yield Draw(
             [r.text or "" for r in known], np.array([str(r.label) for r in known]),
@@ -190,10 +191,11 @@ def row(shots: int, found: dict[str, list[dict[str, int]]]) -> str:
 
 
 def main(_: Sequence[str]) -> None:
+    source = text_sets.table(FLAGS.data, Path(FLAGS.workdir))
+    work = Path(FLAGS.workdir, f"{source.stem}-{FLAGS.backbone.replace('/', '_')}")
     frozen, table = Frozen(), []
-    work = Path(FLAGS.workdir, f"{Path(FLAGS.data).stem}-{FLAGS.backbone.replace('/', '_')}")
     seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
-    drawn = list(draws(seeds))
+    drawn = list(draws(source, seeds))
     for shots in map(int, FLAGS.shots):
         found: dict[str, list[dict[str, int]]] = {side: [] for side in FLAGS.sides}
         for draw in drawn:
