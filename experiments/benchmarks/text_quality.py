@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -35,15 +35,19 @@ from sklearn.preprocessing import StandardScaler
 from experiments.benchmarks import text_sets
 from experiments.benchmarks.choosing import kept
 from experiments.benchmarks.protocol import bootstrapped
+from tltf.cli.app import Program, execute
+from tltf.cli.quiet import import_tensorflow
+from tltf.cli.run_flags import required
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "sst2, mr, trec, or texts as for tltf train.", required=True)
-flags.DEFINE_string("workdir", None, "Where figures are kept.", required=True)
-flags.DEFINE_string("backbone", "minilm", "A text backbone.")
-flags.DEFINE_list("shots", ["8", "32", "128", "0"], "Labels per class; 0 for all.")
-flags.DEFINE_list("sides", ["tfidf", "frozen", "tuned"], "Which classifiers.")
-flags.DEFINE_integer("seeds", 3, "Draws of the labels.", lower_bound=1)
-flags.DEFINE_integer("first_seed", 0, "The first of them.", lower_bound=0)
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("data", None, "sst2, mr, trec, or texts as for tltf train.", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "Where figures are kept.", flag_values=FLAGS)
+flags.DEFINE_string("backbone", "minilm", "A text backbone.", flag_values=FLAGS)
+flags.DEFINE_list("shots", ["8", "32", "128", "0"], "Labels per class; 0 for all.",
+                  flag_values=FLAGS)  # fmt: skip
+flags.DEFINE_list("sides", ["tfidf", "frozen", "tuned"], "Which classifiers.", flag_values=FLAGS)
+flags.DEFINE_integer("seeds", 3, "Draws of the labels.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("first_seed", 0, "The first of them.", lower_bound=0, flag_values=FLAGS)
 
 STRENGTHS = np.logspace(-3, 2, 6)
 BATCH, MOST_TOKENS = 64, 256
@@ -88,7 +92,8 @@ def few(draw: Draw, shots: int) -> Draw:
 class Frozen:
     """Features of the backbone as it was pretrained, each text once."""
 
-    def __init__(self) -> None:
+    def __init__(self, backbone: str) -> None:
+        self.backbone = backbone
         self._known: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -96,7 +101,7 @@ class Frozen:
         import tltf
         from tltf.training.features import compiled
 
-        backbone = tltf.backbone(FLAGS.backbone)
+        backbone = tltf.backbone(self.backbone)
         return backbone.tokenizer, compiled(backbone)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -119,7 +124,7 @@ def probe(x: Any, y: np.ndarray, test: Any, *, dense: bool) -> np.ndarray:
     return fitted.fit(x, y).predict(test)
 
 
-def tuned(draw: Draw) -> np.ndarray:
+def tuned(draw: Draw, backbone: str) -> np.ndarray:
     """What ``tltf train`` with its defaults answers to the test examples."""
     import tltf
 
@@ -131,7 +136,7 @@ def tuned(draw: Draw) -> np.ndarray:
         table.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
         spec = tltf.TransferSpec(
             data=tltf.DataSpec(source=str(table)),
-            backbone=tltf.BackboneSpec(name=FLAGS.backbone),
+            backbone=tltf.BackboneSpec(name=backbone),
             seed=draw.seed,
             export="none",
         )
@@ -159,7 +164,7 @@ def hits(side: str, draw: Draw, frozen: Frozen) -> dict[str, int]:
     elif side == "frozen":
         said = probe(frozen(draw.texts), draw.labels, frozen(draw.test), dense=True)
     else:
-        said = tuned(draw)
+        said = tuned(draw, frozen.backbone)
     names = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in draw.test]
     return dict(zip(names, map(int, said == draw.truth), strict=True))
 
@@ -184,23 +189,24 @@ def row(shots: int, found: dict[str, list[dict[str, int]]]) -> str:
     """One line of the table."""
     means = {side: [float(np.mean(list(hit.values()))) for hit in hits]
              for side, hits in found.items()}  # fmt: skip
-    cells = [interval(means[side]) for side in FLAGS.sides]
+    cells = [interval(each) for each in means.values()]
     if {"frozen", "tuned"} <= set(found):
         cells.append(difference(found["tuned"], found["frozen"]))
     return f"| {shots or 'all'} | {' | '.join(cells)} |"
 
 
-def main(_: Sequence[str]) -> None:
-    source = text_sets.table(FLAGS.data, Path(FLAGS.workdir))
-    work = Path(FLAGS.workdir, f"{source.stem}-{FLAGS.backbone.replace('/', '_')}")
-    frozen, table = Frozen(), []
-    seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
-    drawn = list(draws(source, seeds))
-    for shots in map(int, FLAGS.shots):
-        found: dict[str, list[dict[str, int]]] = {side: [] for side in FLAGS.sides}
+def run(values: flags.FlagValues) -> None:
+    required(values, "data", "workdir")
+    import_tensorflow()
+    source = text_sets.table(values.data, Path(values.workdir))
+    work = Path(values.workdir, f"{source.stem}-{values.backbone.replace('/', '_')}")
+    frozen, table = Frozen(values.backbone), []
+    drawn = list(draws(source, range(values.first_seed, values.first_seed + values.seeds)))
+    for shots in map(int, values.shots):
+        found: dict[str, list[dict[str, int]]] = {side: [] for side in values.sides}
         for draw in drawn:
             some = few(draw, shots)
-            for side in FLAGS.sides:
+            for side in values.sides:
                 path = work / f"{side}-{shots or 'all'}-{draw.seed}.json"
                 hit = kept(path, lambda side=side, some=some: hits(side, some, frozen))
                 found[side].append(hit)
@@ -208,9 +214,16 @@ def main(_: Sequence[str]) -> None:
                 print(f"{shots or 'all'} labels, seed {draw.seed}, {side}: {mean:.4f}", flush=True)
         table.append(row(shots, found))
     sizes = f"{len(drawn[0].labels)} labels, {len(drawn[0].test)} tests, {len(drawn)} seeds"
-    print(f"| labels per class of {sizes} | {' | '.join(FLAGS.sides)} | tuned over frozen |")
+    print(f"| labels per class of {sizes} | {' | '.join(values.sides)} | tuned over frozen |")
     print(*table, sep="\n")
 
 
+PROGRAM = Program(
+    name="experiments.benchmarks.text_quality",
+    about="few-label curves of texts: TF-IDF, frozen features and tltf train.",
+    flag_values=FLAGS,
+    run=run,
+)
+
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(execute(PROGRAM, sys.argv[1:]))
