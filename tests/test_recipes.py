@@ -104,6 +104,10 @@ def test_texts() -> None:
     tune = plan.spec.phases[1]
     assert (tune.unfreeze, tune.learning_rate) == ("last:6", 5e-5)
     assert (plan.spec.restore, plan.spec.early_stop) == ("last", 0)
+    for width, rate in ((384, 1e-4), (128, 1e-4), (512, 7.5e-5), (1024, 3.8e-5)):
+        found = resolve(OPEN, dataclasses.replace(facts, width=width))
+        assert found.spec.phases[1].learning_rate == rate
+        assert f"here {width}" in chosen(found)["tune.learning_rate"].reason
     one = resolve(OPEN, dataclasses.replace(facts, n_blocks=1))
     assert one.spec.phases[1].unfreeze == "last:1"
     longer = resolve(OPEN, dataclasses.replace(facts, tokens=(300, 900, 512)))

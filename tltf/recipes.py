@@ -27,6 +27,9 @@ FEW = 128
 """Below so many examples a linear head is solved: too few steps to reach its optimum otherwise."""
 NEW_RATES = {"sgd": 1e-2}
 PRETRAINED_RATES = {"sgd": 1e-3, "adamw": 5e-5}
+BERT_WIDTH, NARROWEST = 768, 384
+"""Under Adam the best rate falls with the width of the layers (Yang et al. 2022), so a rate that is
+usual for BERT-base is low for encoders of half its width."""
 LORA_RATES = {"sgd": 1e-2, "adamw": 4e-4}
 """Adapters begin at zero and bear a higher rate than weights; under AdamW Hu et al. 2021 take
 4e-4 to 5e-4 for RoBERTa-base (table 9)."""
@@ -44,6 +47,7 @@ class Facts:
       pretrained: whether it starts from learned weights.
       tokens: lengths of texts in the training split: (99th percentile, longest, the most that the
         backbone reads); None for images.
+      width: numbers in a feature vector.
     """
 
     n_train: int
@@ -52,6 +56,7 @@ class Facts:
     n_blocks: int
     pretrained: bool
     tokens: tuple[int, int, int] | None = None
+    width: int = BERT_WIDTH
 
 
 @dataclass(frozen=True)
@@ -289,9 +294,13 @@ def _learning_rate(
     phase: Phase, facts: Facts, head: bool
 ) -> tuple[float | str, float | str | None, str]:
     new = head or not facts.pretrained
-    rate: float | str = usual_rate(phase.optimizer, new=new, lora=bool(phase.lora))
+    rate = usual_rate(phase.optimizer, new=new, lora=bool(phase.lora))
     if phase.lora and not head:
         return rate, phase.learning_rate, "low-rank adapters, which begin at zero"
     if new:
         return rate, phase.learning_rate, f"new layers under {phase.optimizer}"
-    return rate, phase.learning_rate, "pretrained layers: slowly, or they forget"
+    why = "pretrained layers: slowly, or they forget"
+    if facts.tokens is not None and phase.optimizer == "adamw":
+        rate = float(f"{rate * BERT_WIDTH / max(NARROWEST, facts.width):.2g}")
+        why += f"; {PRETRAINED_RATES['adamw']:g} at a width of {BERT_WIDTH}, here {facts.width}"
+    return rate, phase.learning_rate, why

@@ -162,6 +162,7 @@ def _resolved(
         n_blocks=sum(any(layer.weights for layer in x) for x in network.blocks.values()),
         pretrained=spec.backbone.weights != "none",
         tokens=token_lengths(network, manifest),
+        width=network.output_shape[-1],
     )
     chosen = [c for c in (precision, jit) if getattr(spec, c.field) == "auto"]
     spec = dataclasses.replace(spec, **{c.field: c.value for c in (precision, jit)})
