@@ -121,3 +121,16 @@ def test_a_megabyte_of_text_is_cut_and_counted() -> None:
     assert data.truncated == 1
     assert (ids[1] > 0).all()
     assert (ids[0] > 0).sum() == 3  # [CLS] [UNK] [SEP], as for any word that is too long
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_texts_that_are_encoded_in_parts_keep_their_order(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [record.text or "" for record in records(50)]
+    monkeypatch.setattr(textbatches.os, "cpu_count", lambda: threads)
+    monkeypatch.setattr(textbatches, "ENCODED_AT_ONCE", 8)
+    found = textbatches.encode(TOKENIZER, texts, max_length=16)
+    whole = TOKENIZER.encode(texts, max_length=16)
+    assert found.ids.to_list() == whole.ids.to_list()
+    assert found.cut.tolist() == whole.truncated.numpy().tolist()

@@ -7,7 +7,9 @@ batches, then the batches are shuffled: short texts cost little, and the order s
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,13 +191,17 @@ class EncodedTexts:
 
 
 def encode(tokenizer: WordPiece, texts: Sequence[str], *, max_length: int) -> EncodedTexts:
-    """Ids of many texts, each of at most ``max_length`` tokens."""
-    some = _encoder(tokenizer, max_length)
-    values, lengths, cut = [], [], []
-    for start in range(0, len(texts), ENCODED_AT_ONCE):
-        part = [t.encode("utf-8", "replace") for t in texts[start : start + ENCODED_AT_ONCE]]
-        for found, kept in zip(some(tf.constant(part)), (values, lengths, cut), strict=True):
-            kept.append(found.numpy())
+    """Ids of many texts, each of at most ``max_length`` tokens; the processors share them."""
+    some, threads = _encoder(tokenizer, max_length), os.cpu_count() or 1
+    size = max(1, min(ENCODED_AT_ONCE, -(-len(texts) // threads)))
+
+    def encoded(start: int) -> list[np.ndarray]:
+        part = [t.encode("utf-8", "replace") for t in texts[start : start + size]]
+        return [found.numpy() for found in some(tf.constant(part))]
+
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(encoded, range(0, len(texts), size))
+        values, lengths, cut = zip(*parts, strict=True)
     ids = tf.RaggedTensor.from_row_lengths(
         tf.constant(np.concatenate(values)), tf.constant(np.concatenate(lengths))
     )
