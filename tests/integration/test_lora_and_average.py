@@ -112,6 +112,7 @@ def test_the_same_command_is_complete_and_another_rank_is_refused(
     assert "phases.tune.lora: 2 -> 3" in done.last_line
 
 
+@pytest.mark.slow
 def test_interrupted_among_the_adapters_it_goes_on_to_the_same_weights(
     run: tuple[Path, Done], table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_interrupted_among_the_adapters_it_goes_on_to_the_same_weights(
     assert [a.tobytes() for a in ours] == [a.tobytes() for a in theirs]
 
 
+@pytest.mark.slow
 def test_stored_features_give_what_texts_give(
     run: tuple[Path, Done], table: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_saved_model_takes_no_adapter(tmp_path: Path) -> None:
     assert "leave lora out and tune the weights" in done.last_line
 
 
+@pytest.mark.slow
 def test_they_go_with_gradual_unfreezing_anchors_and_rates_by_rehearsal(tmp_path: Path) -> None:
     data = draw(tmp_path / "data", n=45, seed=0, dark=False)
     done = tltf("train", data=data, backbone="small_cnn", weights="none", image_size=16,
