@@ -37,8 +37,10 @@ ROWS = {
     "G11": ("start", "cold_start"),
     "G12": ("fidelity", "memory"),
     "save": ("checkpoint", "share"),
+    "tokens": ("tokenizer", "rate"),
 }
-"""G2c is G2a as whole commands, G2t for texts; G7 comes with G6; save is what states cost."""
+"""G2c is G2a as whole commands, G2t for texts; G7 comes with G6; save is what states
+cost, tokens the rate of the tokenizer."""
 
 AUGMENTED = {"G2a": False, "G2b": True}
 
