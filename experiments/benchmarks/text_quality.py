@@ -38,14 +38,16 @@ from experiments.benchmarks.protocol import bootstrapped
 from tltf.cli.app import Program, execute
 from tltf.cli.quiet import import_tensorflow
 from tltf.cli.run_flags import required
+from tltf.errors import ArgumentError, nearest
 
+SIDES = ("tfidf", "frozen", "tuned")
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "sst2, mr, trec, or texts as for tltf train.", flag_values=FLAGS)
 flags.DEFINE_string("workdir", None, "Where figures are kept.", flag_values=FLAGS)
 flags.DEFINE_string("backbone", "minilm", "A text backbone.", flag_values=FLAGS)
 flags.DEFINE_list("shots", ["8", "32", "128", "0"], "Labels per class; 0 for all.",
                   flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_list("sides", ["tfidf", "frozen", "tuned"], "Which classifiers.", flag_values=FLAGS)
+flags.DEFINE_list("sides", list(SIDES), "Which classifiers.", flag_values=FLAGS)
 flags.DEFINE_integer("seeds", 3, "Draws of the labels.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("first_seed", 0, "The first of them.", lower_bound=0, flag_values=FLAGS)
 
@@ -199,10 +201,17 @@ def run(values: flags.FlagValues) -> None:
     required(values, "data", "workdir")
     import_tensorflow()
     source = text_sets.table(values.data, Path(values.workdir))
-    work = Path(values.workdir, f"{source.stem}-{values.backbone.replace('/', '_')}")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8] if source.is_file() else "folder"
+    name = f"{source.stem}-{digest}-{values.backbone}"
+    work = Path(values.workdir, name.replace("/", "_"))
+    shown = [_shots(text) for text in values.shots]
+    for side in values.sides:
+        if side not in SIDES:
+            raise ArgumentError(f"sides={side!r}, expected some of {', '.join(SIDES)}"
+                                f"{nearest(side, SIDES)}", where="--sides")  # fmt: skip
     frozen, table = Frozen(values.backbone), []
     drawn = list(draws(source, range(values.first_seed, values.first_seed + values.seeds)))
-    for shots in map(int, values.shots):
+    for shots in shown:
         found: dict[str, list[dict[str, int]]] = {side: [] for side in values.sides}
         for draw in drawn:
             some = few(draw, shots)
@@ -216,6 +225,13 @@ def run(values: flags.FlagValues) -> None:
     sizes = f"{len(drawn[0].labels)} labels, {len(drawn[0].test)} tests, {len(drawn)} seeds"
     print(f"| labels per class of {sizes} | {' | '.join(values.sides)} | tuned over frozen |")
     print(*table, sep="\n")
+
+
+def _shots(text: str) -> int:
+    if not text.isdecimal() or text == "1":
+        raise ArgumentError(f"shots={text!r}, expected whole numbers of at least 2, or 0 for all",
+                            where="--shots")  # fmt: skip
+    return int(text)
 
 
 PROGRAM = Program(

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -186,6 +187,26 @@ def test_weights_fit_whole_or_not_at_all(folder: Path) -> None:
         tltf.backbone(f"bert:{folder}")
 
 
+@pytest.mark.parametrize("damage", ["missing", "shape", "quantised"])
+def test_weights_that_do_not_fit_change_nothing(folder: Path, damage: str) -> None:
+    tensors = dict(tensorfiles.open_folder(folder))
+    config = bert.read_config(json.loads((folder / "config.json").read_text()), where=folder)
+    model = tltf.backbone(f"bert:{folder}", weights="none")
+    before = model.get_weights()
+    last = next(name for name in tensors if name.endswith("layer.1.output.dense.weight"))
+    if damage == "missing":
+        del tensors[last]
+    elif damage == "shape":
+        tensors[last] = tensors[last][:, :-1]
+    else:
+        tensors[last] = (20 * tensors[last]).astype(np.int8)
+    words = {"missing": "is missing", "shape": "gives", "quantised": "is int8: quantised"}[damage]
+    with pytest.raises(DataError, match=words):
+        huggingface.assign(model, config, tensors, where=folder)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_what_was_loaded_and_what_was_not(folder: Path) -> None:
     tensors = dict(tensorfiles.open_folder(folder))
     config = bert.read_config(json.loads((folder / "config.json").read_text()), where=folder)
@@ -212,6 +233,7 @@ def test_damaged_and_unsupported_folders(folder: Path, tmp_path: Path) -> None:
         ({"model_type": "roberta"}, "supported are bert, distilbert, electra"),
         ({"position_embedding_type": "relative_key"}, "not absolute"),
         ({"hidden_act": "mish"}, "hidden_act"),
+        ({"hidden_act": ["gelu"]}, "hidden_act"),
     ):
         edit(folder, **{"model_type": "bert", **changes})
         with pytest.raises(ArgumentError, match=reason):
@@ -221,6 +243,51 @@ def test_damaged_and_unsupported_folders(folder: Path, tmp_path: Path) -> None:
         tltf.backbone(f"bert:{tmp_path / 'nothing'}")
     with pytest.raises(ArgumentError, match="brings its own"):
         tltf.backbone(f"bert:{folder}", input_size=32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads=0, expected at least 1"),
+        ({"hidden_size": -16}, "hidden_size=-16"),
+        ({"hidden_dropout_prob": 2}, r"hidden_dropout_prob=2.0, expected a number in \[0, 1\)"),
+        ({"num_attention_heads": 3}, "no multiple of 3 heads"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps=0.0"),
+    ],
+)
+def test_configurations_of_no_network(folder: Path, changes: dict[str, Any], words: str) -> None:
+    edit(folder, **changes)
+    with pytest.raises(DataError, match=words):
+        tltf.backbone(f"bert:{folder}")
+
+
+def test_a_vocabulary_that_is_none_is_said_and_a_mark_before_it_is_no_piece(folder: Path) -> None:
+    file = folder / "vocab.txt"
+    text = file.read_text("utf-8")
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert tltf.backbone(f"bert:{folder}").tokenizer.pad == text.split("\n").index("[PAD]")
+    file.write_text(text.replace("[SEP]", "sep-of-no-kind"), "utf-8")
+    with pytest.raises(DataError, match=r"the vocabulary has no \[SEP\]"):
+        tltf.backbone(f"bert:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"strip_accents": False}, "strip_accents=False"),
+        ({"tokenize_chinese_chars": False}, "tokenize_chinese_chars=False"),
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class='BertJapaneseTokenizer'"),
+    ],
+)
+def test_a_tokenizer_that_would_give_other_ids_is_refused(
+    folder: Path, said: dict[str, Any], words: str
+) -> None:
+    usual = {"do_lower_case": True, "strip_accents": None, "tokenizer_class": "BertTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(usual))
+    assert tltf.backbone(f"bert:{folder}").tokenizer.lowercase
+    (folder / "tokenizer_config.json").write_text(json.dumps(usual | said))
+    with pytest.raises(ArgumentError, match=words):
+        tltf.backbone(f"bert:{folder}")
 
 
 def test_a_name_of_the_hub_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -32,6 +32,16 @@ def test_a_text_is_the_mean_of_its_known_words(file: Path) -> None:
     assert list(model.blocks) == ["embeddings"]
 
 
+def test_words_with_accents_are_found_and_words_with_blanks_left_out(file: Path) -> None:
+    lines = ["schön 1 0", "schon 0 1", "café 5 5", "at name@domain.example 7 7", ". . 8 8"]
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    found = features(file, ["Café", "schon", "at"])
+    np.testing.assert_allclose(found, [[5, 5], [0, 1], [0, 0]])
+    file.write_text("a 1 2\nb 3 4 5\n")
+    with pytest.raises(DataError, match="1 lines are no word with 2 numbers: 2"):
+        tltf.backbone(f"vectors:{file}")
+
+
 def test_what_is_no_file_of_vectors(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="no first token"):
         tltf.backbone(f"vectors:{file}", pooling="cls")

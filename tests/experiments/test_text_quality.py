@@ -41,6 +41,32 @@ def test_a_curve_goes_on_where_it_stopped(
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--sides=tdidf", "did you mean 'tfidf'"), ("--shots=-3", "shots='-3'"),
+     ("--shots=abc", "whole numbers"), ("--shots=1", "at least 2")],
+)  # fmt: skip
+def test_wrong_flags_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, words: str
+) -> None:
+    command = [f"--data={write_table(tmp_path)}", f"--workdir={tmp_path}", flag]
+    assert execute(text_quality.PROGRAM, command) == 64
+    assert words in capsys.readouterr().err
+
+
+def test_another_table_of_the_same_name_has_figures_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_table(tmp_path)
+    command = [f"--data={table}", f"--workdir={tmp_path}", "--sides=tfidf", "--shots=0"]
+    assert execute(text_quality.PROGRAM, command) == 0
+    table.write_text(table.read_text().replace("good", "dull"))
+    assert execute(text_quality.PROGRAM, command) == 0
+    first, second = capsys.readouterr().out.split("| labels per class")[1:]
+    assert "| all | 1.000" in first
+    assert "| all | 1.000" not in second
+
+
 def test_a_draw_has_as_many_of_each_class() -> None:
     labels = np.array(["a"] * 30 + ["b"] * 12)
     whole = Draw([str(i) for i in range(42)], labels, ["t"], np.array(["a"]), seed=3)

@@ -15,7 +15,7 @@ from keras import layers
 
 from tltf.backbones.network import Backbone, mark
 from tltf.backbones.tokens import PoolTokens, SelfAttention, TokenEmbedding, Tokens
-from tltf.errors import ArgumentError, DataError
+from tltf.errors import ArgumentError, DataError, named_list
 
 FAMILY = "bert"
 KINDS = ("bert", "distilbert", "electra")
@@ -63,7 +63,7 @@ def read_config(config: Mapping[str, Any], *, where: object) -> Encoder:
 
     Raises:
       ArgumentError: an architecture that is not built here; the supported ones are named.
-      DataError: a value is missing or no number.
+      DataError: a value is missing, no number, or one that no network has.
     """
     kind = config.get("model_type", "bert")
     act = config.get("activation" if kind == "distilbert" else "hidden_act", "gelu")
@@ -72,7 +72,7 @@ def read_config(config: Mapping[str, Any], *, where: object) -> Encoder:
         trouble = f"model_type={kind!r}, supported are {', '.join(KINDS)}"
     elif config.get("position_embedding_type", "absolute") != "absolute":
         trouble = f"position_embedding_type={config['position_embedding_type']!r}, not absolute"
-    elif act not in ACTIVATIONS:
+    elif not isinstance(act, str) or act not in ACTIVATIONS:
         trouble = f"hidden_act={act!r}, supported are {', '.join(ACTIVATIONS)}"
     elif config.get("is_decoder") or config.get("add_cross_attention"):
         trouble = "a decoder, only encoders are supported"
@@ -81,9 +81,37 @@ def read_config(config: Mapping[str, Any], *, where: object) -> Encoder:
             trouble, where=where, next_action="choose a BERT, MiniLM, DistilBERT or ELECTRA model"
         )
     try:
-        return _distilbert(config) if kind == "distilbert" else _bert(config, kind)
+        encoder = _distilbert(config) if kind == "distilbert" else _bert(config, kind)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"the configuration lacks or misstates {error}", where=where) from error
+    _check_sizes(encoder, where=where)
+    return encoder
+
+
+def _check_sizes(encoder: Encoder, *, where: object) -> None:
+    """Raises DataError for sizes that no network has."""
+    least = {"type_vocab_size": 0, "num_hidden_layers": 0}
+    trouble = [
+        f"{name}={value}, expected at least {least.get(name, 1)}"
+        for name, value in vars(encoder).items()
+        if isinstance(value, int) and value < least.get(name, 1)
+    ]
+    trouble += [
+        f"{name}={value}, expected a number in [0, 1)"
+        for name, value in vars(encoder).items()
+        if name.endswith("_prob") and not 0.0 <= value < 1.0
+    ]
+    heads = max(1, encoder.num_attention_heads)
+    if encoder.hidden_size % heads:
+        trouble.append(f"hidden_size={encoder.hidden_size} is no multiple of {heads} heads")
+    if not encoder.layer_norm_eps > 0:
+        trouble.append(f"layer_norm_eps={encoder.layer_norm_eps}, expected a number above 0")
+    if trouble:
+        raise DataError(
+            f"a configuration of no network: {named_list(trouble)}",
+            where=where,
+            next_action="use the config.json that belongs to the weights",
+        )
 
 
 def _bert(config: Mapping[str, Any], kind: str) -> Encoder:

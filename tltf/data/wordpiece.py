@@ -279,7 +279,7 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
       DataError: not UTF-8.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise InputMissingError("no vocabulary file", where=path) from error
     except UnicodeDecodeError as error:

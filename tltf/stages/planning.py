@@ -161,7 +161,7 @@ def _resolved(
         input_size=network.input_shape[1] or 0,
         n_blocks=sum(any(layer.weights for layer in x) for x in network.blocks.values()),
         pretrained=spec.backbone.weights != "none",
-        tokens=token_lengths(network, manifest),
+        tokens=token_lengths(network, manifest, asked=spec.backbone.max_length),
         width=network.output_shape[-1],
     )
     chosen = [c for c in (precision, jit) if getattr(spec, c.field) == "auto"]

@@ -29,6 +29,7 @@ def text_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
             where="--pooling",
             next_action="use avg, max, cls or pooled",
         )
+    _check_taken_as_they_are(spec)
     pooling = "mean" if spec.head.pooling == "avg" else spec.head.pooling
     with seeded_initializers(spec.seed):
         network = build_backbone(
@@ -36,6 +37,21 @@ def text_backbone(spec: TransferSpec, manifest: Manifest) -> Backbone:
         )
     check_modality(network, manifest, name=spec.backbone.name)
     return network
+
+
+def _check_taken_as_they_are(spec: TransferSpec) -> None:
+    """Raises ArgumentError for what changes images only; domains of texts can be mixed."""
+    mix = "none" if spec.adapt.target else spec.mix
+    for flag, value, usual in (
+        ("mix", mix, "none"), ("augment", spec.augment or "none", "none"),
+        ("views", 1 if spec.views is None else spec.views, 1),
+    ):  # fmt: skip
+        if value != usual:
+            raise ArgumentError(
+                f"{flag}={value} with texts, which are taken as they are",
+                where=f"--{flag}",
+                next_action=f"leave --{flag} out",
+            )
 
 
 def check_modality(network: Backbone, manifest: Manifest, *, name: str) -> None:
@@ -51,11 +67,23 @@ def check_modality(network: Backbone, manifest: Manifest, *, name: str) -> None:
     )
 
 
-def token_lengths(network: Backbone, manifest: Manifest) -> tuple[int, int, int] | None:
-    """For :class:`tltf.recipes.Facts`."""
+def token_lengths(
+    network: Backbone, manifest: Manifest, *, asked: int | None
+) -> tuple[int, int, int] | None:
+    """For :class:`tltf.recipes.Facts`.
+
+    Raises:
+      ArgumentError: more tokens are asked for than the network has positions for.
+    """
     layer = tokens_layer(network)
     if layer is None:
         return None
+    if asked is not None and asked > layer.max_length:
+        raise ArgumentError(
+            f"max_length={asked}, the network reads at most {layer.max_length} tokens",
+            where="--max_length",
+            next_action=f"pass at most {layer.max_length}, or leave it out",
+        )
     texts = [record.text or "" for record in manifest.split("train")]
     most = min(layer.max_length, recipes.MAX_TOKENS)
     counts = token_counts(layer.tokenizer, texts, most=most)
