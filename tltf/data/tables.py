@@ -148,9 +148,12 @@ def csv_reason(error: csv.Error) -> str:
 def swallowed(row: list[str], separator: str) -> bool:
     """Whether a field looks like rows that an unclosed quote ran over.
 
-    A text of many lines is fine; many lines with as many separators as a row has are not.
+    A text of many lines is fine; many lines with as many separators as a row has are not, nor are
+    a tab and a line break in one field of a ``.tsv``, whose texts have no tabs.
     """
     for value in row:
+        if separator == "\t" and "\t" in value and ("\n" in value or "\r" in value):
+            return True
         if "\n" not in value:
             continue
         inner = value.split("\n")
