@@ -50,7 +50,8 @@ def load_table(
       file: the table. Paths in it are relative to its folder.
       task: as in :func:`tltf.data.sources.load`. ``auto``: labels with ``|`` (``red|round``) or
         JSON lists are multi_label; numbers are a regression if any is fractional or there are
-        more than 20 different ones; everything else is single_label.
+        more than 20 different ones, or nan among them, whose lines are then refused; everything
+        else is single_label.
       group_column: the column to group by, instead of ``group``.
       encoding: see :func:`tltf.data.textfiles.read_text`.
 
