@@ -97,6 +97,31 @@ def test_the_task_follows_from_the_labels(folder: Path) -> None:
     assert labels(folder, "1", "x").task == "single_label"
 
 
+def test_a_label_that_is_no_finite_number_among_numbers_is_named(folder: Path) -> None:
+    for value, reason in (("nan", "is not a number"), ("-inf", "is not finite")):
+        with pytest.raises(BadInputsError, match=f"line 4: label '{value}' {reason}"):
+            labels(folder, "1.0", "1.5", value, "2.5")
+        with pytest.raises(BadInputsError, match=f"line 4: label '{value}' {reason}"):
+            labels(folder, "1", "0", value)
+    rows = '{"text": "a", "label": 1.5}\n{"text": "b", "label": %s}\n{"text": "c", "label": 2}'
+    for value in ("NaN", "Infinity", "1" + "0" * 400):
+        with pytest.raises(BadInputsError, match=r"line 2: label .* is not (a number|finite)"):
+            table(folder, rows % value, "d.jsonl")
+    assert labels(folder, "yes", "nan", "no").classes == ("nan", "no", "yes")
+
+
+def test_one_number_in_two_spellings_is_no_two_classes(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"the same number: '1' and '1.0', '2' and '2.0'") as caught:
+        labels(folder, "1", "2", "1.0", "2.0")
+    assert caught.value.exit_code == 65
+    with pytest.raises(DataError, match=r"the same number: '03' and '3'.*one spelling"):
+        labels(folder, "3", "03", "many")
+    # Names that Python reads as one number, and long ones that only a float confounds.
+    assert labels(folder, "1_01", "101", "x").classes == ("101", "1_01", "x")
+    long = ("12345678901234567", "12345678901234568")
+    assert labels(folder, *long).classes == long
+
+
 def test_a_named_task_wins_or_is_refused(folder: Path) -> None:
     assert labels(folder, "a|b", "c", task="single_label").classes == ("a|b", "c")
     assert labels(folder, "a", "b", task="multi_label").records[0].label == ("a",)
@@ -160,6 +185,15 @@ def test_a_quote_that_swallowed_many_rows_is_found(folder: Path) -> None:
     rows[50] = 'img/50.png","dog"'
     with pytest.raises(BadInputsError, match=r"line 12: a field of 41 lines: an unclosed quote\?"):
         table(folder, "path,label\n" + "\n".join(rows) + "\n")
+
+
+def test_a_quote_that_swallowed_one_row_of_tabs_is_found(folder: Path) -> None:
+    rows = "".join(f"text {i}\tneg\n" for i in range(78))
+    first = '"Great film\tpos\nhe said: bad movie"\tneg\n'
+    with pytest.raises(BadInputsError, match=r"line 2: a field of 2 lines: an unclosed quote\?"):
+        table(folder, "text\tlabel\n" + first + rows, "d.tsv")
+    poem = table(folder, 'text\tlabel\n"two\nlines"\ta\n"a\ttab"\tb\n', "d.tsv")
+    assert [r.text for r in poem.records] == ["two\nlines", "a\ttab"]
 
 
 def test_a_long_text_is_no_swallowed_quote(folder: Path) -> None:

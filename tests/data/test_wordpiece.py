@@ -107,6 +107,19 @@ def test_long_texts_take_bounded_time() -> None:
     assert found.ids.row_lengths().numpy().tolist() == [3, 256, 256, 2, 2]
 
 
+def test_what_follows_the_first_words_is_not_looked_at() -> None:
+    own = WordPiece(SMALL)
+    words = own.pieces(tf.constant(["abc " * 100_000, ",,,,,,,,,, " * 10_000]), most=256)
+    # The part between blanks in which the last word lies is kept whole.
+    one = own.pieces(tf.constant(["abc"]), most=256).row_lengths()[0]
+    assert words.row_lengths().numpy().tolist() == [256 * int(one), 260]
+    # Parts that normalize to nothing are no words, and are bounded by their own number.
+    nothing = "\u0301 "
+    seen, unseen = nothing * (8 * 256 + 63) + "abc", nothing * (8 * 256 + 64) + "abc"
+    lengths = own.pieces(tf.constant([seen, unseen]), most=256).row_lengths()
+    assert lengths.numpy().tolist() == [int(one), 0]
+
+
 def test_a_vocabulary_that_is_not_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \[CLS\]"):
         WordPiece(["[PAD]", "[UNK]", "[SEP]"])

@@ -14,7 +14,7 @@ from tltf.data.manifest import SPLIT_NAMES, BadInputsError, Excluded, Manifest, 
 from tltf.errors import DataError, named_list
 
 _JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
-_SIDE_NAMES = {"readme", "license", "licence", "copying", "notice", "makefile", "changelog"}
+SIDE_NAMES = {"readme", "license", "licence", "copying", "notice", "makefile", "changelog"}
 _SIDE_SUFFIXES = {".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml"}
 _SIDE_SUFFIXES |= {".yml", ".html", ".htm", ".log", ".py", ".sh", ".ipynb", ".ini", ".cfg"}
 
@@ -62,11 +62,7 @@ def load_folder(folder: Path) -> Manifest:
             next_action="repair or remove them",
         )
     if listed.problems:
-        raise DataError(
-            f"{listed.problems[0]}; expected class/file, or train, val, test with class/file",
-            where=folder,
-            next_action="rename or move the folders",
-        )
+        raise layout_error(listed.problems[0], folder)
     if not listed.manifest.records:
         raise DataError(
             "no class folders with files in them",
@@ -77,12 +73,21 @@ def load_folder(folder: Path) -> Manifest:
     return listed.manifest
 
 
+def layout_error(trouble: str, folder: Path) -> DataError:
+    """The error for what :func:`splits_of` cannot tell."""
+    return DataError(
+        f"{trouble}; expected class/file, or train, val, test with class/file",
+        where=folder,
+        next_action="rename or move the folders",
+    )
+
+
 def list_folder(folder: Path) -> Listed:
     """What :func:`load_folder` would use and refuse, without refusing: for an audit."""
     found = _Found()
     entries = _entries(folder, "", found)
-    folders = [name for name in entries if (folder / name).is_dir() and not _junk(name)]
-    splits, trouble = _splits(folder, folders)
+    folders = [name for name in entries if (folder / name).is_dir() and not is_junk(name)]
+    splits, trouble = splits_of(folder, folders)
     for name in entries:
         if name not in folders:
             _leave_out(folder, name, found, "in no class folder")
@@ -106,14 +111,14 @@ def load_flat(folder: Path) -> Manifest | None:
     """The images of a folder without sub-folders, which have no labels; None if it has some."""
     found = _Found()
     entries = _entries(folder, "", found)
-    if any((folder / name).is_dir() and not _junk(name) for name in entries):
+    if any((folder / name).is_dir() and not is_junk(name) for name in entries):
         return None
     for name in entries:
-        if _junk(name):
+        if is_junk(name):
             _leave_out(folder, name, found, "hidden or system file")
         elif trouble := _trouble(folder / name):
             found.bad.append(Excluded(id=name, outcome="bad", reason=trouble))
-        elif _side_file(folder / name):
+        elif side_file(folder / name):
             found.ignored.append(Excluded(id=name, outcome="ignored", reason="not an image"))
         else:
             found.files.append(name)
@@ -134,7 +139,7 @@ def list_files(folder: Path) -> Manifest:
     return Manifest(task="single_label", classes=(), records=records, excluded=excluded)
 
 
-def _splits(folder: Path, folders: list[str]) -> tuple[dict[str, str], str]:
+def splits_of(folder: Path, folders: list[str]) -> tuple[dict[str, str], str]:
     """``{"validation": "val", ...}`` if the top folders are splits, empty if they are classes; and
     why it cannot be told which."""
     named = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
@@ -154,7 +159,7 @@ def _splits(folder: Path, folders: list[str]) -> tuple[dict[str, str], str]:
 
 
 def _has_folders(folder: Path) -> bool:
-    return any(path.is_dir() and not _junk(path.name) for path in folder.iterdir())
+    return any(path.is_dir() and not is_junk(path.name) for path in folder.iterdir())
 
 
 def _classes(
@@ -166,7 +171,7 @@ def _classes(
         return
     for name in _entries(folder, top, found):
         place = f"{top}/{name}"
-        if (folder / place).is_dir() and not _junk(name):
+        if (folder / place).is_dir() and not is_junk(name):
             yield name, _class_files(folder, place, found)
         else:
             _leave_out(folder, place, found, "in no class folder")
@@ -190,13 +195,13 @@ def _walk(folder: Path, place: str, found: _Found, above: frozenset[tuple[int, i
     for name in _entries(folder, place, found):
         below = f"{place}/{name}"
         path = folder / below
-        if _junk(name):
+        if is_junk(name):
             _leave_out(folder, below, found, "hidden or system file")
         elif path.is_dir():
             _walk(folder, below, found, above | {identity})
         elif trouble := _trouble(path):
             found.bad.append(Excluded(id=below, outcome="bad", reason=trouble))
-        elif _side_file(path):
+        elif side_file(path):
             found.ignored.append(Excluded(id=below, outcome="ignored", reason="not an image"))
         else:
             found.files.append(below)
@@ -205,7 +210,7 @@ def _walk(folder: Path, place: str, found: _Found, above: frozenset[tuple[int, i
 def _leave_out(folder: Path, place: str, found: _Found, reason: str) -> None:
     """Counts a file, or every file below a junk folder, as ignored."""
     path = folder / place
-    if _junk(path.name):
+    if is_junk(path.name):
         reason = "hidden or system file"
     if path.is_dir() and not path.is_symlink():
         for name in _entries(folder, place, found):
@@ -230,7 +235,8 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or an operating system's own."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
@@ -243,10 +249,10 @@ def _trouble(path: Path) -> str:
     return "" if stat.S_ISREG(mode) else "not a regular file"
 
 
-def _side_file(path: Path) -> bool:
+def side_file(path: Path) -> bool:
     """A README, table or note that lies among the images: by name, unless its content is one."""
     name = path.name.lower()
-    if path.suffix.lower() not in _SIDE_SUFFIXES and name.split(".")[0] not in _SIDE_NAMES:
+    if path.suffix.lower() not in _SIDE_SUFFIXES and name.split(".")[0] not in SIDE_NAMES:
         return False
     if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}:
         return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from decimal import Decimal, InvalidOperation
 
 from tltf.data.manifest import BadInputsError, Excluded, Label
 from tltf.errors import ArgumentError, DataError, named_list, nearest
@@ -34,7 +35,8 @@ def understand(
     Raises:
       ArgumentError: an unknown task.
       BadInputsError: labels that are empty or do not fit the task, all of them.
-      DataError: fewer than two classes, or two names that differ in case or spaces only.
+      DataError: fewer than two classes, or two names that differ in case or spaces only, or are
+        the same number.
     """
     if task not in _TASKS:
         raise ArgumentError(
@@ -76,7 +78,7 @@ def check_classes(names: Iterable[str], *, fewest: int, where: str) -> tuple[str
     """The names, sorted, if they can be classes.
 
     Raises:
-      DataError: too few, or two that differ in case or spaces only.
+      DataError: too few, or two that differ in case or spaces only, or are the same number.
     """
     classes = tuple(sorted(set(names)))
     if len(classes) < fewest:
@@ -85,25 +87,48 @@ def check_classes(names: Iterable[str], *, fewest: int, where: str) -> tuple[str
             where=where,
             next_action="add examples of another class",
         )
-    alike = defaultdict(list)
-    for name in classes:
-        alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
-    twins = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
-    if twins:
-        raise DataError(
-            f"classes that differ in case or spaces only: {named_list(twins)}",
-            where=where,
-            next_action="give each class one spelling",
-        )
+    for key, alike in (
+        (_spelling, "differ in case or spaces only"),
+        (_exact, "are the same number"),
+    ):
+        twins = _twins(classes, key)
+        if twins:
+            raise DataError(
+                f"classes that {alike}: {named_list(twins)}",
+                where=where,
+                next_action="give each class one spelling",
+            )
     return classes
+
+
+def _twins(classes: Iterable[str], key: Callable[[str], Hashable]) -> list[str]:
+    groups = defaultdict(list)
+    for name in classes:
+        groups[key(name)].append(name)
+    return [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+
+
+def _spelling(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _exact(name: str) -> Decimal | str:
+    """The number that a name is, however long; a name that is none as it is."""
+    try:
+        number = Decimal(name)
+    except InvalidOperation:
+        return name
+    # 1_01 is a name, though Python reads it.
+    return number if number.is_finite() and "_" not in name else name
 
 
 def _guess(raw: Sequence[RawLabel]) -> str:
     if any(isinstance(v, tuple) or (isinstance(v, str) and SEPARATOR in v) for v in raw):
         return "multi_label"
-    numbers = [_number(value) for value in raw]
-    if all(number is not None for number in numbers) and numbers:
-        whole = all(number == int(number) for number in numbers)  # type: ignore[arg-type]
+    numbers = [number for number in map(_number, raw) if number is not None]
+    if len(numbers) == len(raw) > 0:
+        # Among numbers, nan is a missing one and no class: the regression names its line.
+        whole = all(number.is_integer() for number in numbers)
         if not whole or len(set(numbers)) > _MOST_NUMERIC_CLASSES:
             return "regression"
     return "single_label"
@@ -127,17 +152,20 @@ def _multi(value: RawLabel) -> tuple[str, ...]:
 
 def _real(value: RawLabel) -> float:
     number = _number(value)
-    if number is None:
+    if number is None or math.isnan(number):
         raise ValueError(f"label {value!r} is not a number" if value != "" else "empty label")
+    if math.isinf(number):
+        raise ValueError(f"label {str(value)[:20]!r} is not finite")
     return number
 
 
 def _number(value: RawLabel) -> float | None:
-    """The value as a finite number, or None."""
+    """The value as a number, which may be nan or infinite, or None."""
     if isinstance(value, tuple):
         return None
     try:
-        number = float(value)
+        return float(value)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    except OverflowError:  # a whole number of JSON
+        return math.inf

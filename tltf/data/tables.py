@@ -50,7 +50,8 @@ def load_table(
       file: the table. Paths in it are relative to its folder.
       task: as in :func:`tltf.data.sources.load`. ``auto``: labels with ``|`` (``red|round``) or
         JSON lists are multi_label; numbers are a regression if any is fractional or there are
-        more than 20 different ones; everything else is single_label.
+        more than 20 different ones, or nan among them, whose lines are then refused; everything
+        else is single_label.
       group_column: the column to group by, instead of ``group``.
       encoding: see :func:`tltf.data.textfiles.read_text`.
 
@@ -148,9 +149,12 @@ def csv_reason(error: csv.Error) -> str:
 def swallowed(row: list[str], separator: str) -> bool:
     """Whether a field looks like rows that an unclosed quote ran over.
 
-    A text of many lines is fine; many lines with as many separators as a row has are not.
+    A text of many lines is fine; many lines with as many separators as a row has are not, nor are
+    a tab and a line break in one field of a ``.tsv``, whose texts have no tabs.
     """
     for value in row:
+        if separator == "\t" and "\t" in value and ("\n" in value or "\r" in value):
+            return True
         if "\n" not in value:
             continue
         inner = value.split("\n")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from tltf.data.folders import SIDE_NAMES, is_junk, layout_error, side_file, splits_of
+from tltf.data.headers import SUPPORTED, kind_of
 from tltf.data.labels import check_classes, understand
-from tltf.data.manifest import SPLIT_NAMES, BadInputsError, Excluded, Manifest, Record
+from tltf.data.manifest import BadInputsError, Excluded, Manifest, Record
 from tltf.errors import ArgumentError, DataError, named_list
 
 BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -92,10 +95,11 @@ def check_encoding(encoding: str) -> str:
 
 
 def load_lines(file: Path, *, task: str = "auto", encoding: str = "auto") -> Manifest:
-    """Lines of a label, a blank and a text, as TREC and SST come; ``__label__`` is left out.
+    """Lines of a label, a blank or tab and a text, as TREC and SST come; ``__label__`` is left out.
 
     Raises:
-      BadInputsError: lines without a text, all of them; or as :func:`read_text`.
+      BadInputsError: lines without a text or with several labels, all of them; or as
+        :func:`read_text`.
       DataError: no text file, or classes as in ``understand``.
     """
     with file.open("rb") as stream:
@@ -112,21 +116,16 @@ def load_lines(file: Path, *, task: str = "auto", encoding: str = "auto") -> Man
     for number, line in enumerate(decoded.text.split("\n"), start=1):
         if not line.strip():
             continue
-        label, _, text = line.strip().partition(" ")
+        label, text = [*line.split(maxsplit=1), ""][:2]
+        text = text.strip()
         name = f"{file.name}:{number}"
-        if text.strip():
-            records.append(Record(id=name, text=text.strip()))
-            labels.append(label.removeprefix(LABEL_MARK))
+        if trouble := _line_trouble(label, text):
+            bad.append(Excluded(id=name, outcome="bad", reason=trouble))
         else:
-            bad.append(Excluded(id=name, outcome="bad", reason="a label without a text"))
+            records.append(Record(id=name, text=text))
+            labels.append(label.removeprefix(LABEL_MARK))
     if bad or not records:
-        raise BadInputsError(
-            f"{len(bad)} lines are no 'label text' beside {len(records)} that are: "
-            + named_list(x.id for x in bad),
-            excluded=bad,
-            where=file,
-            next_action="give each line a label, a blank and a text, or use a table",
-        )
+        raise _bad_lines(bad, len(records), file)
     names = [record.id for record in records]
     task, classes, found = understand(labels, names, task=task, where=str(file))
     made = (
@@ -136,62 +135,153 @@ def load_lines(file: Path, *, task: str = "auto", encoding: str = "auto") -> Man
     return Manifest(task=task, classes=classes, records=tuple(made), notes=decoded.notes(file.name))
 
 
+def _line_trouble(label: str, text: str) -> str:
+    """Why a line is no label and text, or an empty text."""
+    if not text:
+        return "a label without a text"
+    # fastText takes a mark anywhere for a label: in the text, it would be the answer.
+    marked = [word for word in text.split() if word.startswith(LABEL_MARK)]
+    if marked and label.startswith(LABEL_MARK):
+        return "several labels"
+    return "a label behind the text" if marked else ""
+
+
+def _bad_lines(bad: Sequence[Excluded], sound: int, file: Path) -> BadInputsError:
+    by_reason = defaultdict(list)
+    for excluded in bad:
+        by_reason[excluded.reason].append(excluded.id)
+    action = "give each line a label, a blank and a text, or use a table"
+    if "several labels" in by_reason:
+        action = "for several labels use a table (.csv) with columns text, label: sauce|cheese"
+    return BadInputsError(
+        f"{len(bad)} lines are no 'label text' beside {sound} that are: "
+        + "; ".join(f"{reason}: {named_list(names)}" for reason, names in by_reason.items()),
+        excluded=bad,
+        where=file,
+        next_action=action,
+    )
+
+
 def holds_texts(folder: Path) -> bool:
-    """Whether what lies in the class folders are ``.txt`` files only."""
-    some = list(islice((path for _, _, path in _files(folder)), LOOKED_AT))
-    return bool(some) and all(path.suffix.lower() == SUFFIX for path in some)
+    """Whether what lies in the class folders are ``.txt`` files rather than images.
+
+    READMEs and tables beside them say nothing; of the rest, the first ones are looked at.
+    """
+    places, _ = _places(folder)
+    paths = (path for _, _, place in places for path in _files(folder, place))
+    texts = others = 0
+    for path in islice((path for path in paths if not _beside(path)), LOOKED_AT):
+        if path.suffix.lower() == SUFFIX:
+            texts += 1
+        elif _is_image(path):
+            return False
+        else:
+            others += 1
+    return texts > others
 
 
 def load_text_folder(folder: Path, *, encoding: str = "auto") -> Manifest:
     """``class/*.txt``, or ``train|val|test/class/*.txt``: one text a file.
 
     Raises:
-      BadInputsError: files that are empty or in another encoding, all of them.
-      DataError: fewer than two classes, or two that differ in case or spaces only.
+      BadInputsError: files that are empty, in another encoding or no ``.txt``, and class folders
+        without a file, all of them.
+      DataError: fewer than two classes, or two that differ in case or spaces only; splits beside
+        other folders.
     """
-    records, bad, replaced = [], [], 0
-    for split, label, path in _files(folder):
-        name = path.relative_to(folder).as_posix()
-        try:
-            decoded = read_text(path, encoding=encoding)
-        except BadInputsError as error:
-            bad.append(Excluded(id=name, outcome="bad", reason=error.what))
-            continue
-        replaced += decoded.replaced
-        if decoded.text.strip():
-            records.append(Record(id=name, text=decoded.text.strip(), label=label, split=split))
-        else:
-            bad.append(Excluded(id=name, outcome="bad", reason="an empty text"))
+    places, trouble = _places(folder)
+    if trouble:
+        raise layout_error(trouble, folder)
+    records: list[Record] = []
+    excluded: list[Excluded] = []
+    replaced = 0
+    for split, label, place in places:
+        before = len(records) + len(excluded)
+        ignored = []
+        for path in _files(folder, place):
+            name = path.relative_to(folder).as_posix()
+            if _beside(path):
+                ignored.append(Excluded(id=name, outcome="ignored", reason="not a text"))
+                continue
+            text, reason, invalid = _content(path, encoding)
+            replaced += invalid
+            if reason:
+                excluded.append(Excluded(id=name, outcome="bad", reason=reason))
+            else:
+                records.append(Record(id=name, text=text, label=label, split=split))
+        if before == len(records) + len(excluded):
+            name = place.relative_to(folder).as_posix()
+            excluded.append(Excluded(id=name, outcome="bad", reason="empty class folder"))
+        excluded += ignored
+    _refuse([x for x in excluded if x.outcome == "bad"], len(records), folder)
+    classes = check_classes({str(r.label) for r in records}, fewest=2, where=str(folder))
+    return Manifest(
+        task="single_label",
+        classes=classes,
+        records=tuple(records),
+        excluded=tuple(excluded),
+        notes=Decoded("", replaced).notes(folder.name),
+    )
+
+
+def _refuse(bad: Sequence[Excluded], sound: int, folder: Path) -> None:
     if bad:
         raise BadInputsError(
-            f"{len(bad)} of {len(bad) + len(records)} files cannot be used: "
+            f"{len(bad)} of {len(bad) + sound} files cannot be used: "
             + named_list(f"{x.id} ({x.reason})" for x in bad),
             excluded=bad,
             where=folder,
-            next_action="repair them, or name their --encoding",
+            next_action="repair or remove them, or name their --encoding",
         )
-    classes = check_classes({str(r.label) for r in records}, fewest=2, where=str(folder))
-    notes = Decoded("", replaced).notes(folder.name)
-    return Manifest(task="single_label", classes=classes, records=tuple(records), notes=notes)
 
 
-def _files(folder: Path) -> Iterator[tuple[str | None, str, Path]]:
-    """``(split, class, file)`` in a fixed order; hidden files are left out."""
+def _content(path: Path, encoding: str) -> tuple[str, str, int]:
+    """The text of a file, why it is none, and how many bytes of it were invalid."""
+    if path.suffix.lower() != SUFFIX:
+        return "", "not a .txt file", 0
+    try:
+        decoded = read_text(path, encoding=encoding)
+    except BadInputsError as error:
+        return "", error.what, 0
+    text = decoded.text.strip()
+    return text, "" if text else "an empty text", decoded.replaced
+
+
+def _places(folder: Path) -> tuple[list[tuple[str | None, str, Path]], str]:
+    """``(split, class, class folder)`` in a fixed order, and why splits cannot be told."""
     tops = _folders(folder)
-    splits = {top: SPLIT_NAMES.get(top.lower()) for top in tops}
-    deep = bool(tops) and all(splits.values()) and any(_folders(folder / top) for top in tops)
-    for top in tops:
-        for label in _folders(folder / top) if deep else [top]:
-            place = folder / top / label if deep else folder / top
-            for path in sorted(place.rglob("*")):
-                hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-                if path.is_file() and not hidden:
-                    yield (splits[top] if deep else None), label, path
+    splits, trouble = splits_of(folder, tops)
+    if not splits:
+        return [(None, top, folder / top) for top in tops], trouble
+    return [
+        (splits[top], label, folder / top / label)
+        for top in tops
+        for label in _folders(folder / top)
+    ], trouble
+
+
+def _files(folder: Path, place: Path) -> Iterator[Path]:
+    """The files below a class folder in a fixed order; hidden ones are left out."""
+    for path in sorted(place.rglob("*")):
+        if path.is_file() and not any(map(is_junk, path.relative_to(folder).parts)):
+            yield path
 
 
 def _folders(folder: Path) -> list[str]:
     names = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
-    return [name for name in names if (folder / name).is_dir() and name[0] not in "._"]
+    return [name for name in names if (folder / name).is_dir() and not is_junk(name)]
+
+
+def _beside(path: Path) -> bool:
+    """A README or a table that lies among the texts."""
+    if path.suffix.lower() == SUFFIX:
+        return path.stem.lower() in SIDE_NAMES
+    return side_file(path)
+
+
+def _is_image(path: Path) -> bool:
+    with path.open("rb") as file:
+        return kind_of(file.read(512)) in SUPPORTED
 
 
 def _is_utf8(line: bytes) -> bool:
