@@ -86,7 +86,7 @@ ENCODING = "Of texts and tables: auto, or for example latin-1."
 
 def define_encoding(values: flags.FlagValues) -> None:
     """``--encoding``, for commands that make no specification."""
-    flags.DEFINE_string("encoding", DataSpec().encoding, ENCODING, flag_values=values)
+    flags.DEFINE_string("encoding", DataSpec.encoding, ENCODING, flag_values=values)
 
 
 def define(values: flags.FlagValues, default: TransferSpec) -> None:
