@@ -11,7 +11,8 @@ import pytest
 
 from tltf.data.manifest import BadInputsError
 from tltf.data.sources import load
-from tltf.errors import ArgumentError, DataError
+from tltf.data.tables import load_column
+from tltf.errors import ArgumentError, DataError, InputMissingError
 
 Make = Callable[..., Path]
 
@@ -263,3 +264,69 @@ def test_faults_of_json_lines(folder: Path, row: str, reason: str) -> None:
         table(folder, good + row, "d.jsonl")
     assert [x.id for x in caught.value.excluded] == ["d.jsonl:3"]
     assert reason in caught.value.excluded[0].reason
+
+
+LONG = "a" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("t.csv", 'text,label\n"a, b",1\n"two\nlines",2\n,3\n', ("a, b", "two\nlines", "")),
+        ("t.csv", "label, text\n1, a\n", ("a",)),
+        ("t.tsv", "Label\tText\r\n1\ta,b\r\n", ("a,b",)),
+        ("t.csv", f"text\n{LONG}\n", (LONG,)),
+        ("t.csv", "text\na\u2028b\x0cc\x85d\n", ("a\u2028b\x0cc\x85d",)),
+        ("t.jsonl", '{"TEXT": "a\u2028b"}\n\n{"TEXT": "c", "n": 1}\n', ("a\u2028b", "c")),
+        ("t.csv", codecs.BOM_UTF16_LE + "text\nö\n".encode("utf-16-le"), ("ö",)),
+    ],
+)
+def test_one_column_of_a_table_without_labels(
+    name: str, content: str | bytes, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What `--data` reads, `--inputs` reads."""
+    file = tmp_path / name
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert load_column(file, "text").values == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "said"),
+    [
+        ("t.csv", 'text,label\n"abc de,low\nfgh,high\n', BadInputsError,
+         "1 bad lines beside 0 sound ones: line 2: a quote that is never closed"),
+        ("t.csv", "text,label\nabc de, and more, x\nfgh,y\n", BadInputsError,
+         "1 bad lines beside 1 sound ones: line 2: 3 fields, expected 2"),
+        ("t.jsonl", '{"text": "a"}\n{"text": oops}\n', BadInputsError, "line 2: not JSON"),
+        ("t.jsonl", '{"text": oops}\n', BadInputsError, "line 1: not JSON"),
+        ("t.jsonl", '{"text": "a"}\n{"label": 1}\n{"text": 5}\n[]\n', BadInputsError,
+         "3 bad lines beside 1 sound ones: line 2: no text, line 3: text 5 is not a text,"
+         " line 4: list, expected an object"),
+        ("t.csv", "text,label,text\na,1,b\n", DataError,
+         "rows without 'text': column 'text' is there 2 times; columns found: text, label, text"),
+        ("t.csv", "Text,text\na,b\n", DataError, "is there 2 times; columns found: Text, text"),
+        ("t.csv", "label,words\n1,a\n", DataError,
+         "rows without 'text': no such column; columns found: label, words"),
+        ("t.jsonl", "{}\n", DataError, "no such column; columns found: none"),
+        ("t.csv", "text\n", InputMissingError, "no rows"),
+        ("t.csv", b"text\na\n\xff\n", BadInputsError, "not UTF-8 in 1 lines: 3"),
+    ],
+)  # fmt: skip
+def test_a_column_that_cannot_be_read(
+    name: str, content: str | bytes, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(error) as caught:
+        load_column(file, "text")
+    assert said in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "; next: " in str(caught.value)
+
+
+def test_a_column_in_a_named_encoding(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("text\nschön\n".encode("latin-1"))
+    assert load_column(tmp_path / "t.csv", "text", encoding="latin-1").values == ("schön",)
+    found = load_column(tmp_path / "t.csv", "text", encoding="utf-8")
+    assert found.values == ("sch\ufffdn",)
+    assert found.notes == ("t.csv: 1 invalid bytes were read as U+FFFD",)

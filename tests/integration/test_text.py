@@ -142,6 +142,38 @@ def test_evaluating_other_texts(trained: tuple[Path, Done], tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "report.json").read_text())["n"] == 40
 
 
+def test_texts_that_are_cut_are_counted(trained: tuple[Path, Done], tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    rows = [f"{text},{label}\n" for text, label in texts(10)]
+    other.write_text("text,label\n" + "".join(rows) + "abc " * 40 + ",low\n")
+    done = tltf("evaluate", run=trained[0], data=other)
+    assert done.code == 0, done.err
+    assert "1 of 11 texts are longer than max_length tokens and are cut there" in done.err
+
+
+def test_texts_in_another_encoding(trained: tuple[Path, Done], tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    content = "text,label\n" + "".join(f"{text} ö,{label}\n" for text, label in texts(10))
+    other.write_bytes(content.encode("latin-1"))
+    for command in ({"command": "evaluate", "run": trained[0], "data": other},
+                    {"command": "predict", "model": trained[0], "inputs": other}):  # fmt: skip
+        refused = tltf(**command)
+        assert (refused.code, "--encoding=latin-1" in refused.last_line) == (65, True)
+        unknown = tltf(**command, encoding="latin-x")
+        assert (unknown.code, "encoding='latin-x' is not known" in unknown.last_line) == (64, True)
+        done = tltf(**command, encoding="latin-1")
+        assert done.code == 0, done.err
+        replaced = tltf(**command, encoding="utf-8")
+        assert (replaced.code, "10 invalid bytes" in replaced.err) == (0, True)
+    assert [row["id"] for row in done.rows] == [f"{text} ö" for text, _ in texts(10)]
+    shards = tltf(**command, encoding="latin-1", out=tmp_path / "out", shards=1)
+    assert shards.code == 0, shards.err
+    (file,) = (tmp_path / "out").glob("predictions-*.jsonl")
+    assert [json.loads(line) for line in file.read_text().splitlines()] == done.rows
+    other.write_text(content, "utf-16")
+    assert tltf(**command).rows == done.rows
+
+
 @pytest.mark.slow
 def test_stored_features_give_the_same_training(
     trained: tuple[Path, Done], table: Path, tmp_path: Path

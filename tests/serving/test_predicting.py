@@ -15,7 +15,7 @@ from pictures import encoded, pixels
 from PIL import Image
 
 from tltf.errors import DataError, InputMissingError
-from tltf.serving.inputs import Item, batches, items, known_count
+from tltf.serving.inputs import Item, batches, items, known_count, shard_items
 from tltf.serving.predicting import Opened, predictions
 
 
@@ -71,7 +71,82 @@ def test_texts(folder: Path) -> None:
     (folder / "lines.txt").write_text("first\nsecond\n", "utf-8")
     assert ids(folder / "t.csv", key="text") == ["a, b", "two\nlines"]
     assert ids(folder / "lines.txt", key="text") == ["first", "second"]
+    assert known_count(str(folder / "lines.txt"), key="text") is None
     assert list(items("-", io.StringIO("so so\n"), key="text")) == [Item("so so", text="so so")]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"one\x0cline\n\xc2\x85 two\n", ["one\x0cline", "\x85 two"]),
+        (b"a\xe2\x80\xa8b\r\n\r\nc", ["a\u2028b", "", "c"]),
+        ("\ufefffirst\nsecond".encode("utf-16-le"), ["first", "second"]),
+        (b"", []),
+    ],
+)
+def test_a_line_is_one_text(data: bytes, expected: list[str], tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_bytes(data)
+    assert ids(tmp_path / "lines.txt", key="text") == expected
+
+
+def test_a_glob_of_tables_is_tables(folder: Path) -> None:
+    for name in ("x.csv", "y.csv"):
+        (folder / name).write_text(f"path,text,label\na.png,of {name},1\n", "utf-8")
+    (folder / "z.txt").write_text("a line\n", "utf-8")
+    assert ids(folder / "*.csv", key="text") == ["of x.csv", "of y.csv"]
+    assert ids(folder / "[xyz].*", key="text") == ["of x.csv", "of y.csv", "a line"]
+    assert ids(folder / "*.csv") == ["a.png", "a.png"]
+    assert known_count(str(folder / "*.csv")) is None
+    assert known_count(str(folder / "[xyz].*"), key="text") is None
+    # Beside images a table is a file that is none, and gets its line.
+    assert ids(folder / "[ax].*") == [str(folder / "a.png"), str(folder / "x.csv")]
+    assert known_count(str(folder / "[ax].*")) == 2
+
+
+def test_each_file_of_a_folder_is_a_text(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    (texts / "deep").mkdir(parents=True)
+    (texts / "a.txt").write_text("two\nlines\n", "utf-8")
+    (texts / "b.txt").write_bytes(b"good\n\xff\n")
+    (texts / "deep" / "c").write_text("ö", "utf-16")
+    (texts / "d.txt").symlink_to("nowhere")
+    assert known_count(str(texts), key="text") == 4
+    found = {Path(item.id).name: item for item in items(str(texts), io.StringIO(), key="text")}
+    assert list(found) == ["a.txt", "b.txt", "d.txt", "c"]
+    assert found["a.txt"] == Item(str(texts / "a.txt"), text="two\nlines")
+    assert found["c"].text == "ö"
+    rows = list(predictions(_accepting(), iter(found.values())))
+    assert [row["id"] for row in rows] == [item.id for item in found.values()]
+    assert "not UTF-8 in 1 lines: 2; name the encoding, e.g. --encoding" in rows[1]["error"]
+    assert "No such file" in rows[2]["error"]
+    assert ["error" in row for row in rows] == [False, True, True, False]
+    (texts / "t.csv").write_text("text\na row\n", "utf-8")
+    assert "a row" in ids(texts, key="text")
+    assert known_count(str(texts), key="text") is None
+
+
+def _accepting() -> Opened:
+    def answer(rows: list[bytes]) -> dict[str, np.ndarray]:
+        return {"value": np.zeros(len(rows)), "accepted": np.ones(len(rows), bool)}
+
+    return Opened(answer, (), "regression", "text")
+
+
+def test_texts_in_a_named_encoding(tmp_path: Path) -> None:
+    for name, content in (("t.csv", "text\nschön\n"), ("t.txt", "schön\n")):
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/t.txt").write_bytes("schön\n".encode("latin-1"))
+    for name in ("t.csv", "t.txt", "in"):
+        given, said = str(tmp_path / name), []
+        found = items(given, io.StringIO(), key="text", encoding="latin-1", say=said.append)
+        assert [item.text for item in found] == ["schön"]
+        assert not said
+        found = items(given, io.StringIO(), key="text", encoding="utf-8", say=said.append)
+        assert [item.text for item in found] == ["sch\ufffdn"]
+        assert ["1 invalid bytes" in note for note in said] == [True]
+        shard = shard_items(given, io.StringIO(), shard=0, shards=2, key="text", encoding="latin-1")
+        assert [item.text for item in shard] == ["schön"]
 
 
 @pytest.mark.parametrize(

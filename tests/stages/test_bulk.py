@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pictures import write_digit_folder
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tltf.errors import MismatchError
 from tltf.stages import bulk
 from tltf.stages.bulk import EMBED, Job, Worker
 
@@ -88,6 +90,18 @@ def test_only_what_is_missing_is_done_again(
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("predictions-*")}
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"predictions-00001-of-00003.jsonl"}
+
+
+def test_a_job_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """Its record has no encoding; another encoding is another job."""
+    job = Job(kind=EMBED, inputs="t.csv", out=str(tmp_path), shards=1)
+    bulk.begin(job)
+    record = json.loads((tmp_path / bulk.JOB).read_text())
+    del record["encoding"]
+    (tmp_path / bulk.JOB).write_text(json.dumps(record))
+    bulk.begin(job)
+    with pytest.raises(MismatchError, match="encoding: auto -> latin-1"):
+        bulk.begin(dataclasses.replace(job, encoding="latin-1"))
 
 
 @pytest.mark.parametrize("form", ["tfrecord", "parquet", "arrayrecord"])

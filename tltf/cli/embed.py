@@ -5,9 +5,10 @@ from __future__ import annotations
 from absl import flags
 
 from tltf.backbones import catalog
-from tltf.cli import run_flags, shard_flags
+from tltf.cli import run_flags, shard_flags, spec_flags
 from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
+from tltf.data.textfiles import check_encoding
 
 POOLINGS = ("avg", "max", "flatten")
 FORMATS = ("store", "tfrecord", "parquet", "arrayrecord")
@@ -31,6 +32,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("batch_size", 32, "Images per call of the network.", lower_bound=1,
                      flag_values=FLAGS)  # fmt: skip
+spec_flags.define_encoding(FLAGS)
 shard_flags.define(FLAGS)
 
 
@@ -39,6 +41,7 @@ def run(values: flags.FlagValues) -> None:
     choice = catalog.lookup(values["backbone"].value)
     if values["weights"].value == "imagenet":
         catalog.check_published(choice)
+    check_encoding(values["encoding"].value)
     shards = shard_flags.checked(values)
     import_tensorflow()
     from tltf.stages import featurefiles
@@ -56,6 +59,7 @@ def run(values: flags.FlagValues) -> None:
         pooling=values["pooling"].value,
         form=values["format"].value,
         batch_size=values["batch_size"].value,
+        encoding=values["encoding"].value,
     )
     shard_flags.run_job(job, values)
     if job.form == "store":

@@ -10,20 +10,22 @@ from typing import Any
 
 from absl import flags
 
-from tltf.cli import run_flags, shard_flags
+from tltf.cli import run_flags, shard_flags, spec_flags
 from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
+from tltf.data.textfiles import check_encoding
 from tltf.errors import ArgumentError, DataError, InputMissingError
 from tltf.terminal import Bar
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "A run folder, a folder of versions, or one version.",
                     flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_string("inputs", None, "Files: a name, folder, glob, table with a column"
+flags.DEFINE_string("inputs", None, "Files: a name, folder, glob, tables with a column"
                     " path or text, or - for a line of stdin each.",
                     flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_integer("batch_size", 32, "Inputs per call of the model.", lower_bound=1,
                      flag_values=FLAGS)  # fmt: skip
+spec_flags.define_encoding(FLAGS)
 shard_flags.define(FLAGS)
 flags.DEFINE_bool("strict", False, "Exit 65 when an input fails.", flag_values=FLAGS)
 
@@ -39,6 +41,7 @@ def run(values: flags.FlagValues) -> None:
     # Looked at before TensorFlow is imported: a wrong name answers at once.
     from tltf.serving.inputs import check_given, items, known_count
 
+    check_encoding(values["encoding"].value)
     check_given(given)
     if values["out"].value:
         _run_shards(values)
@@ -48,10 +51,10 @@ def run(values: flags.FlagValues) -> None:
     from tltf.trained import opened_model
 
     opened = opened_model(model)
-    rows = predictions(
-        opened, items(given, sys.stdin, key=opened.key), batch_size=values["batch_size"].value
-    )
-    done, failed = _print(rows, known_count(given))
+    inputs = items(given, sys.stdin, key=opened.key, encoding=values["encoding"].value,
+                   say=run_flags.say)  # fmt: skip
+    rows = predictions(opened, inputs, batch_size=values["batch_size"].value)
+    done, failed = _print(rows, known_count(given, key=opened.key))
     print(f"{done - failed} answered, {failed} failed", file=sys.stderr)
     if failed and values["strict"].value:
         raise DataError(
@@ -75,7 +78,8 @@ def _run_shards(values: flags.FlagValues) -> None:
     from tltf.stages.bulk import PREDICT, Job
 
     job = Job(kind=PREDICT, inputs=values["inputs"].value, out=values["out"].value, shards=shards,
-              model=values["model"].value, batch_size=values["batch_size"].value)  # fmt: skip
+              model=values["model"].value, batch_size=values["batch_size"].value,
+              encoding=values["encoding"].value)  # fmt: skip
     shard_flags.run_job(job, values)
 
 

@@ -14,7 +14,7 @@ from absl import flags
 
 from tltf import spec as names
 from tltf.errors import ArgumentError
-from tltf.spec import Phase, TransferSpec
+from tltf.spec import DataSpec, Phase, TransferSpec
 
 DATA = {
     "data": "source", "task": "task", "val_fraction": "val_fraction",
@@ -81,6 +81,14 @@ BACKBONES = (
 )
 
 
+ENCODING = "Of texts and tables: auto, or for example latin-1."
+
+
+def define_encoding(values: flags.FlagValues) -> None:
+    """``--encoding``, for commands that make no specification."""
+    flags.DEFINE_string("encoding", DataSpec.encoding, ENCODING, flag_values=values)
+
+
 def define(values: flags.FlagValues, default: TransferSpec) -> None:
     """Defines every flag of a run; one left out keeps what ``default`` says."""
     add = _Definer(values)
@@ -90,7 +98,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.number("val_fraction", data.val_fraction, "Share carved for validation if none is named.")
     add.number("test_fraction", data.test_fraction, "Share carved for the test if none is named.")
     add.text("group_column", data.group_column, "Column whose equal values stay in one split.")
-    add.text("encoding", data.encoding, "Of texts and tables: auto, or for example latin-1.")
+    add.text("encoding", data.encoding, ENCODING)
     add.choice("bad_files", data.bad_files, names.BAD_FILES, "What to do about unreadable files.")
     add.number("max_bad_fraction", data.max_bad_fraction, "Most bad files that skip may skip.")
     add.whole("max_image_pixels", data.max_image_pixels, "Larger images are listed as bad.")

@@ -21,7 +21,7 @@ from typing import Any
 from tltf.data.labels import RawLabel, understand
 from tltf.data.manifest import SPLIT_NAMES, BadInputsError, Excluded, Manifest, Record
 from tltf.data.textfiles import read_text
-from tltf.errors import ArgumentError, DataError, named_list, nearest
+from tltf.errors import ArgumentError, DataError, InputMissingError, named_list, nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -39,6 +39,14 @@ class _Table:
 
     def refuse(self, line: int, reason: str) -> None:
         self.bad.append(Excluded(id=f"{self.name}:{line}", outcome="bad", reason=reason))
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the rows of a table have in one column, and what a person should know about it."""
+
+    values: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load_table(
@@ -65,11 +73,7 @@ def load_table(
       ArgumentError: there is no such group column.
     """
     decoded = read_text(file, encoding=encoding)
-    text = decoded.text
-    if file.suffix.lower() == ".jsonl":
-        table = _read_json_lines(text, file.name)
-    else:
-        table = _read_csv(text, file.name, SEPARATORS[file.suffix.lower()])
+    table = _read(decoded.text, file)
     if not table.rows and not table.bad:
         raise DataError("no rows", where=file, next_action="add a header and examples")
     columns = columns_of(table.header, file, group_column)
@@ -98,6 +102,57 @@ def load_table(
     ]
     manifest = _without_missing(labelled, task=task, classes=classes)
     return dataclasses.replace(manifest, notes=decoded.notes(file.name))
+
+
+def load_column(file: Path, column: str, *, encoding: str = "auto") -> Column:
+    """One column of a table that needs no labels, by the same reading as :func:`load_table`.
+
+    Args:
+      file: the table.
+      column: its name in lower case; ``Text`` and ``TEXT`` are the column ``text`` too.
+      encoding: see :func:`tltf.data.textfiles.read_text`.
+
+    Returns:
+      The value of every row, in order; it may be an empty text.
+
+    Raises:
+      BadInputsError: rows that cannot be understood, all of them by line number.
+      DataError: wrong encoding, or the column is not there, or twice.
+      InputMissingError: no rows.
+    """
+    decoded = read_text(file, encoding=encoding)
+    table = _read(decoded.text, file)
+    if not table.rows and not table.bad:
+        raise InputMissingError("no rows", where=file, next_action="add a header and rows")
+    names = [name for name in table.header if name.lower() == column]
+    if len(names) != 1:
+        if not table.rows:
+            _refuse(table.bad, table, file)
+        trouble = f"column {column!r} is there {len(names)} times" if names else "no such column"
+        raise DataError(
+            f"rows without {column!r}: {trouble}; columns found: "
+            + (named_list(table.header, most=12) or "none"),
+            where=file,
+            next_action=f"give every row one column {column}; in csv and tsv the first line"
+            " names the columns",
+        )
+    rows, table.rows = table.rows, []
+    for line, values in rows:
+        given = values.get(names[0])
+        if isinstance(given, str):
+            table.rows.append((line, values))
+        else:
+            why = f"no {column}" if given is None else f"{column} {given!r} is not a text"
+            table.refuse(line, why)
+    _refuse(table.bad, table, file)
+    found = tuple(values[names[0]] for _, values in table.rows)
+    return Column(found, decoded.notes(file.name))
+
+
+def _read(text: str, file: Path) -> _Table:
+    if file.suffix.lower() == ".jsonl":
+        return _read_json_lines(text, file.name)
+    return _read_csv(text, file.name, SEPARATORS[file.suffix.lower()])
 
 
 def _read_csv(text: str, name: str, separator: str) -> _Table:

@@ -89,6 +89,8 @@ def predictions(
 
 def _read(item: Item) -> tuple[bytes, str]:
     """The bytes of an input, or why there are none."""
+    if item.error:
+        return b"", item.error
     if item.path is None:
         return (item.text or "").encode("utf-8", "surrogatepass"), ""
     try:

@@ -58,6 +58,7 @@ class Job:
       backbone, weights, image_size, pooling: as :func:`tltf.backbone`, of features.
       form: of features: ``store`` or one of :data:`tltf.stages.featurefiles.FORMS`.
       batch_size: inputs per call of the model.
+      encoding: of texts and tables, see :func:`tltf.data.textfiles.read_text`.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Job:
     pooling: str = "avg"
     form: str = "store"
     batch_size: int = 32
+    encoding: str = "auto"
 
     def name(self, shard: int, suffix: str, kind: str = "") -> Path:
         """``out/predictions-00012-of-00064.jsonl``."""
@@ -100,7 +102,8 @@ def begin(job: Job) -> None:
     if not (folder / JOB).exists():
         storage.write_json(folder / JOB, now)
         return
-    before = storage.read_json(folder / JOB)
+    # The job of an earlier version lacks what came later, which was as it is by default.
+    before = {f.name: f.default for f in dataclasses.fields(Job)} | storage.read_json(folder / JOB)
     changed = [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
     if changed:
         raise MismatchError(
@@ -139,7 +142,8 @@ class Worker:
         return found
 
     def _items(self, shard: int, key: str) -> Iterator[Item]:
-        return shard_items(self.job.inputs, sys.stdin, shard=shard, shards=self.job.shards, key=key)
+        return shard_items(self.job.inputs, sys.stdin, shard=shard, shards=self.job.shards,
+                           key=key, encoding=self.job.encoding)  # fmt: skip
 
     def _predict(self, shard: int) -> tuple[int, list[dict[str, Any]]]:
         model, bad, count = self._model, [], 0

@@ -25,6 +25,7 @@ from tltf.spec import TransferSpec
 from tltf.stages import baselines
 from tltf.stages.data import committed_manifest
 from tltf.stages.gallery import Pictures, gallery
+from tltf.stages.texts import say_truncated
 from tltf.stages.training import TrainingResult, answers, targets_of
 from tltf.trained import Trained
 
@@ -45,6 +46,7 @@ def run_reporting(
     trained, spec = result.trained, result.plan.spec
     uses = _test_uses(run)
     data = trained.batches(manifest.split("test"))
+    say_truncated(say, data, of="test")
     logits, targets = answers(trained, result.fit, data), targets_of(data)
     found = evaluate.build_report(
         logits,
@@ -173,9 +175,19 @@ def _named(trained: Trained, outputs: np.ndarray) -> list[Any]:
 
 
 def evaluate_run(
-    run: RunDir, source: str, *, bad_files: str = "error", out: Path | None = None
+    run: RunDir,
+    source: str,
+    *,
+    bad_files: str = "error",
+    encoding: str = "auto",
+    out: Path | None = None,
+    say: Say = logging.info,
 ) -> dict[str, Any]:
     """The report of a trained run on all records of other data; written to ``out`` if given.
+
+    Args:
+      encoding: of these data; the run's own may have had another.
+      say: receives the sentences for the person.
 
     Raises:
       DataError: unreadable files, or classes that the model does not know.
@@ -183,12 +195,16 @@ def evaluate_run(
     model = trained_of.load(run.weights)
     spec = run.read_spec()
     wanted = dataclasses.replace(
-        spec.data, source=source, task=model.task, bad_files=bad_files, group_column=None
-    )
+        spec.data, source=source, task=model.task, bad_files=bad_files, encoding=encoding,
+        group_column=None,
+    )  # fmt: skip
     manifest = prepare.scanned(wanted)
     trained_of.check_classes(model.classes, manifest.classes, where=source)
     manifest = dataclasses.replace(manifest, classes=model.classes)
+    for note in manifest.notes:
+        say(note)
     data = model.batches(manifest.records)
+    say_truncated(say, data)
     found = evaluate.build_report(
         model.logits(data),
         targets_of(data),

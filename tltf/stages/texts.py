@@ -126,9 +126,14 @@ def training_batches(
     )
 
 
-def say_truncated(say: Say, *data: Batches) -> None:
-    """How many texts were cut, if any were."""
+def say_truncated(say: Say, *data: Batches, of: str = "") -> None:
+    """How many texts were cut, if any were.
+
+    Args:
+      of: which texts were counted, such as ``test``.
+    """
     cut = sum(d.truncated for d in data if isinstance(d, TextBatches))
     if cut:
         n = sum(d.n for d in data)
-        say(f"{cut} of {n} texts are longer than max_length tokens and are cut there")
+        kind = f"{of} texts" if of else "texts"
+        say(f"{cut} of {n} {kind} are longer than max_length tokens and are cut there")

@@ -164,7 +164,7 @@ def _fit(
         say(f"data service: {data_service} decodes every training image in every epoch; no cache")
         batches = RemoteBatches(batches, data_service, say=say)
     validation = result.batches(manifest.split("val"), batch_size=size)
-    say_truncated(say, batches, validation)
+    say_truncated(say, batches, validation, of="training and validation")
     with batches.naming_unreadable(), validation.naming_unreadable(), placed.naming_lost():
         return fit_phases(
             result.model,
