@@ -41,7 +41,7 @@ def run(values: flags.FlagValues) -> None:
         folder,
         values["data"].value,
         bad_files=values["bad_files"].value,
-        encoding=values["encoding"].value,
+        encoding=values["encoding"].value if values["encoding"].present else None,
         out=out,
         say=run_flags.say,
     )

@@ -179,14 +179,14 @@ def evaluate_run(
     source: str,
     *,
     bad_files: str = "error",
-    encoding: str = "auto",
+    encoding: str | None = None,
     out: Path | None = None,
     say: Say = logging.info,
 ) -> dict[str, Any]:
     """The report of a trained run on all records of other data; written to ``out`` if given.
 
     Args:
-      encoding: of these data; the run's own may have had another.
+      encoding: of these data; None for that of the run's own.
       say: receives the sentences for the person.
 
     Raises:
@@ -195,8 +195,8 @@ def evaluate_run(
     model = trained_of.load(run.weights)
     spec = run.read_spec()
     wanted = dataclasses.replace(
-        spec.data, source=source, task=model.task, bad_files=bad_files, encoding=encoding,
-        group_column=None,
+        spec.data, source=source, task=model.task, bad_files=bad_files, group_column=None,
+        encoding=spec.data.encoding if encoding is None else encoding,
     )  # fmt: skip
     manifest = prepare.scanned(wanted)
     trained_of.check_classes(model.classes, manifest.classes, where=source)
