@@ -11,6 +11,7 @@ import tiny
 
 import tltf
 from tltf.errors import ArgumentError
+from tltf.training.adam import Adam, AdamW
 from tltf.training.optimizers import WarmUp, build_optimizer, learning_rates
 
 STEPS, PEAK = 20, 0.1
@@ -67,8 +68,8 @@ def test_a_schedule_survives_its_config() -> None:
     ("name", "kind"),
     [
         ("sgd", keras.optimizers.SGD),
-        ("adam", keras.optimizers.Adam),
-        ("adamw", keras.optimizers.AdamW),
+        ("adam", Adam),
+        ("adamw", AdamW),
     ],
 )
 def test_the_kind_and_its_settings(name: str, kind: type) -> None:

@@ -11,6 +11,7 @@ import keras
 from tltf.errors import ArgumentError
 from tltf.methods import average
 from tltf.spec import Phase
+from tltf.training.adam import Adam, AdamW
 
 NOT_DECAYED = ("bias", "gamma", "beta")
 
@@ -62,8 +63,8 @@ def _optimizer(
     if phase.optimizer == "sgd":
         return keras.optimizers.SGD(rate, momentum=phase.momentum, **options)
     if phase.optimizer in ("adam", None):
-        return keras.optimizers.Adam(rate, **options)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay or 0.0, **options)
+        return Adam(rate, **options)
+    optimizer = AdamW(rate, weight_decay=phase.weight_decay or 0.0, **options)
     optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
     return optimizer
 
