@@ -26,17 +26,21 @@ HOUSE = Path(tltf.__file__).parent
 SEAMS = {
     "_flags": {"cli.app"},
     "_flatten_layers": {"backbones.hub.layer", "training.environment", "training.freezing"},
+    "_get_variable_index": {"training.adam"},
     "_inbound_nodes": {"adapt"},
     "_keras_history": {"adapt", "backbones.network", "training.boundary"},
     "_keras_mask": {"backbones.network"},
     "_loss_tracker": {"training.steps"},
     "_model_variables_moving_average": {"training.averaging"},
+    "_momentums": {"training.adam"},
     "_nodes_by_depth": {"training.boundary", "training.cost", "training.features"},
     "_run_through_graph": {"backbones.network"},
     "_standardize_inputs": {"backbones.network"},
     "_symbolic_build": {"training.strategies"},
     "_trainable_variables": {"training.averaging", "training.phases"},
     "_untrack_variable": {"training.adapters"},
+    "_use_weight_decay": {"training.adam"},
+    "_velocities": {"training.adam"},
 }
 PUBLIC_AFTER_ALL = {"_exit"}  # os._exit
 
@@ -220,3 +224,14 @@ def test_the_trap_is_still_there() -> None:
     x = np.ones((50, 3), "float32")
     assert (np.asarray(model(x)) == x).all()
     assert (np.asarray(model(x, training=True)) == 0.0).any()
+
+
+def test_adam_keeps_its_moments_by_the_place_of_a_variable() -> None:
+    """seams: ``_momentums``, ``_velocities``, ``_get_variable_index``, ``_use_weight_decay``."""
+    own = [keras.Variable(np.ones(2), name=name) for name in ("kernel", "bias")]
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.01)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(own)
+    assert [optimizer._get_variable_index(v.value) for v in own] == [0, 1]
+    assert [m.shape for m in optimizer._momentums + optimizer._velocities] == [(2,)] * 4
+    assert [optimizer._use_weight_decay(v.value) for v in own] == [True, False]
