@@ -285,6 +285,8 @@ def test_a_tokenizer_that_would_give_other_ids_is_refused(
     usual = {"do_lower_case": True, "strip_accents": None, "tokenizer_class": "BertTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(usual))
     assert tltf.backbone(f"bert:{folder}").tokenizer.lowercase
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": null}')
+    assert tltf.backbone(f"bert:{folder}").tokenizer.lowercase, "as the vocabulary is"
     (folder / "tokenizer_config.json").write_text(json.dumps(usual | said))
     with pytest.raises(ArgumentError, match=words):
         tltf.backbone(f"bert:{folder}")

@@ -37,6 +37,8 @@ def test_words_with_accents_are_found_and_words_with_blanks_left_out(file: Path)
     file.write_text("\n".join(lines) + "\n", "utf-8")
     found = features(file, ["Café", "schon", "at"])
     np.testing.assert_allclose(found, [[5, 5], [0, 1], [0, 0]])
+    file.write_text("a  1  2 \nb  3 4\n")
+    np.testing.assert_allclose(features(file, ["a b"]), [[2, 3]])
     file.write_text("a 1 2\nb 3 4 5\n")
     with pytest.raises(DataError, match="1 lines are no word with 2 numbers: 2"):
         tltf.backbone(f"vectors:{file}")

@@ -266,9 +266,10 @@ def _lowercase(folder: Path, vocabulary: tuple[str, ...]) -> bool:
     path = folder / "tokenizer_config.json"
     if path.is_file():
         said = _read_object(path)
-        lower = said.get("do_lower_case", not _has_capitals(vocabulary))
-        _check_tokenizer(said, lower=bool(lower), where=path)
-        return bool(lower)
+        lower = said.get("do_lower_case")
+        lower = lower if isinstance(lower, bool) else not _has_capitals(vocabulary)
+        _check_tokenizer(said, lower=lower, where=path)
+        return lower
     return not _has_capitals(vocabulary)
 
 

@@ -77,7 +77,7 @@ def read_vectors(file: Path) -> tuple[list[str], np.ndarray]:
         for number, line in enumerate(lines, start=1):
             if number == 1 and re.fullmatch(r"\d+ \d+", line.strip()):
                 continue
-            parts = line.rstrip().split(" ")
+            parts = [part for part in line.rstrip().split(" ") if part]
             width = width or len(parts) - 1
             word, *others = parts[: max(0, len(parts) - width)] or [""]
             vector = _numbers(parts[len(parts) - width :])
