@@ -42,6 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
+RUNS = ("cli", "faults", "integration", "stages")
+"""Folders of tests that run commands whose pages are not what they look at."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
     """Every connection but to this machine raises."""
@@ -82,6 +86,27 @@ def keras_home(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copytree(source, folder)
     monkeypatch.setenv("KERAS_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_picture_for_all(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs of something else draw one picture: a dozen in two themes take seconds.
+
+    What the pictures show is tested in tests/evaluation and, by a command, in tests/test_readme.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in RUNS:
+            from tltf.evaluation import plots
+
+            draw, drawn = plots._png, []
+
+            def once(figure: Any, **options: Any) -> bytes:
+                if not drawn:
+                    drawn.append(draw(figure, **options))
+                return drawn[0]
+
+            patch.setattr(plots, "_png", once)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from test_readme import BLOCK
 from tltf import adapt
 
 PAGE = Path(__file__).parents[1] / "docs" / "transfer.md"
+QUICK = ("coral", "mmd", "dann")
 
 
 def blocks(kind: str) -> list[str]:
@@ -29,7 +30,10 @@ def test_every_python_block_runs() -> None:
     assert np.mean(names["answers"] == names["truth"]) > 0.5
 
 
-@pytest.mark.parametrize("method", adapt.TERMS)
+@pytest.mark.parametrize(
+    "method",
+    [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in adapt.TERMS],
+)
 def test_the_block_of_ten_lines_takes_every_term(method: str) -> None:
     """The page says "any of": each in the place of the one that is written there."""
     data, terms = (next(b for b in blocks("python") if text in b) for text in
@@ -43,6 +47,7 @@ def test_the_block_of_ten_lines_takes_every_term(method: str) -> None:
     assert np.mean(names["answers"] == names["truth"]) > 0.5
 
 
+@pytest.mark.slow
 def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "photo", n=30, seed=0, dark=False)

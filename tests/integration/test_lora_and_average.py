@@ -83,6 +83,7 @@ def test_only_what_the_adapters_change_has_changed(run: tuple[Path, Done]) -> No
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_run_answers_alike_everywhere(
     run: tuple[Path, Done], table: Path, tmp_path: Path
 ) -> None:

@@ -205,13 +205,13 @@ class Stop(keras.callbacks.Callback):
                 os.kill(os.getpid(), signal.SIGINT)
 
 
-def fitted(folder: Path, *callbacks: Any, seed: int = 0) -> list[bytes]:
+def fitted(folder: Path, *callbacks: Any) -> list[bytes]:
     model = encoder()
     for variable in model.get_layer("head").variables:
         variable.assign(np.zeros(variable.shape, variable.dtype))
     tltf.fit_phases(
         model, PLAN, texts(), validation=texts(), progress=False, folder=folder,
-        callbacks=callbacks, seed=seed, save_every="1000000s",
+        callbacks=callbacks, save_every="1000000s",
     )  # fmt: skip
     return [np.asarray(v.numpy()).tobytes() for v in model.variables]
 
@@ -223,7 +223,6 @@ def test_interrupted_among_adapters_and_resumed_gives_the_same_bits(tmp_path: Pa
     assert fitted(tmp_path / "cut") == whole
     # Finished: nothing trains, and what is read back is an ordinary model.
     assert fitted(tmp_path / "cut") == whole
-    assert fitted(tmp_path / "other", seed=1) != whole
 
 
 def test_what_takes_no_adapter_is_said() -> None:

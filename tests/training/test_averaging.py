@@ -133,11 +133,17 @@ class StopValidating(keras.callbacks.Callback):
 
 
 # Behind the last epoch nothing is left to train, and the means are still to be put in place.
-@pytest.mark.parametrize("how", ["ema:0.8", "swa:0.7"])
 @pytest.mark.parametrize(
-    ("kind", "at"),
-    [(Stop, 5), (Stop, 6), (Stop, 9), (StopValidating, 1), (StopValidating, 2)],
-)
+    ("how", "kind", "at"),
+    [
+        ("ema:0.8", Stop, 5), ("swa:0.7", Stop, 9), ("ema:0.8", StopValidating, 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+            ("swa:0.7", Stop, 5), ("ema:0.8", Stop, 6), ("swa:0.7", Stop, 6), ("ema:0.8", Stop, 9),
+            ("ema:0.8", StopValidating, 1), ("swa:0.7", StopValidating, 1),
+            ("swa:0.7", StopValidating, 2),
+        ]),
+    ],
+)  # fmt: skip
 def test_interrupted_and_resumed_gives_the_same_bits(
     how: str, kind: type[keras.callbacks.Callback], at: int, tmp_path: Path
 ) -> None:

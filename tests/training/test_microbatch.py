@@ -43,7 +43,9 @@ def trained(
     return rows, tiny.values(model)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 4, 8])
+@pytest.mark.parametrize(
+    "at_once", [3, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))]
+)
 def test_parts_give_the_step_of_the_whole(at_once: int) -> None:
     whole, weights = trained(tiny.classifier())
     parts, others = trained(tiny.classifier(), micro_batch=at_once)
