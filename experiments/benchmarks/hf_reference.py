@@ -8,6 +8,7 @@ the batch, AdamW, gradients clipped at 1, frozen parameters without gradients.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -26,17 +27,20 @@ def main(path: str) -> None:
     torch.set_num_threads(wanted["threads"])
     tokenizer = AutoTokenizer.from_pretrained(wanted["model"])
     most = {"truncation": True, "max_length": wanted["max_length"]}
-    tokenizer(wanted["texts"], **most)
-    start = time.perf_counter()
-    tokenizer(wanted["texts"], **most)
-    found: dict[str, Any] = {"tokenize": len(wanted["texts"]) / (time.perf_counter() - start)}
+    taken = []
+    for _ in range(wanted["tokenized_times"] + 1):
+        start = time.perf_counter()
+        tokenizer(wanted["texts"], **most)
+        taken.append(time.perf_counter() - start)
+    found: dict[str, Any] = {"tokenize": len(wanted["texts"]) / statistics.median(taken[1:])}
     for row, phases in wanted["rows"].items():
         model = AutoModelForSequenceClassification.from_pretrained(
             wanted["model"], num_labels=wanted["classes"]
         )
         begun = time.perf_counter()
         for phase in phases:
-            train(model, tokenizer, wanted, phase, most)
+            epochs = train(model, tokenizer, wanted, phase, most)
+        found[f"{row}_epoch"] = statistics.median(epochs[1:] or epochs)
         found[row] = time.perf_counter() - begun
         found[f"{row}_accuracy"] = accuracy(model, tokenizer, wanted, most)
     found["versions"] = {"torch": torch.__version__}
@@ -45,15 +49,17 @@ def main(path: str) -> None:
 
 def train(
     model: Any, tokenizer: Any, wanted: dict[str, Any], phase: dict[str, Any], most: dict[str, Any]
-) -> None:
-    """The epochs of one phase over the texts, in a new order each."""
+) -> list[float]:
+    """The epochs of one phase over the texts, in a new order each; seconds of each."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(part in name for part in ROWS[phase["part"]]))
     own = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(own, lr=phase["rate"])
     texts, labels = wanted["texts"], wanted["labels"]
     model.train()
+    taken = []
     for _ in range(phase["epochs"]):
+        start = time.perf_counter()
         order = torch.randperm(len(texts)).tolist()
         for at in range(0, len(order), wanted["batch_size"]):
             chosen = order[at : at + wanted["batch_size"]]
@@ -63,6 +69,8 @@ def train(
             torch.nn.utils.clip_grad_norm_(own, 1.0)
             optimizer.step()
             optimizer.zero_grad()
+        taken.append(time.perf_counter() - start)
+    return taken
 
 
 def accuracy(model: Any, tokenizer: Any, wanted: dict[str, Any], most: dict[str, Any]) -> float:
