@@ -163,8 +163,8 @@ def test_texts_in_another_encoding(trained: tuple[Path, Done], tmp_path: Path) -
         assert (unknown.code, "encoding='latin-x' is not known" in unknown.last_line) == (64, True)
         done = tltf(**command, encoding="latin-1")
         assert done.code == 0, done.err
-        replaced = tltf(**command, encoding="utf-8")
-        assert (replaced.code, "10 invalid bytes" in replaced.err) == (0, True)
+    replaced = tltf(**command, encoding="utf-8")
+    assert (replaced.code, "10 invalid bytes" in replaced.err) == (0, True)
     assert [row["id"] for row in done.rows] == [f"{text} ö" for text, _ in texts(10)]
     shards = tltf(**command, encoding="latin-1", out=tmp_path / "out", shards=1)
     assert shards.code == 0, shards.err
