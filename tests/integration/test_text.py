@@ -85,6 +85,7 @@ def test_it_plans_and_reports(trained: tuple[Path, Done]) -> None:
     assert done.code == 0, done.err
     for sentence in ("max_length = 16", "tune.optimizer = adamw", "layer_0_norm tokensx16"):
         assert sentence in done.err
+    assert done.out.endswith(f"next: tltf predict --model={workdir} --inputs=TEXTS.csv\n")
     report = json.loads((workdir / "report" / "report.json").read_text())
     assert report["metrics"]["accuracy"]["n"] == 36
     spec = json.loads((workdir / "spec.json").read_text())

@@ -100,7 +100,7 @@ def test_the_run_folder(trained: tuple[Path, Done], photos: Path) -> None:
     counts = {name: len(manifest_of(workdir).split(name)) for name in ("train", "val", "test")}
     assert counts == {"train": 62, "val": 14, "test": 14}
     assert "accuracy 0." in done.out or "accuracy 1." in done.out
-    assert "next: tltf predict" in done.out
+    assert "--inputs='PHOTOS/*'\n" in done.out
     assert "carved" in done.err
     servable = workdir / "export" / "1"
     assert {item.name for item in servable.iterdir()} >= {

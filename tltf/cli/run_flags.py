@@ -163,7 +163,9 @@ def summary(done: Run, gate: Gate | None = None) -> list[str]:
     lines.append(f"report: {done.path / 'report' / 'report.html'}")
     if done.servable is not None:
         lines.append(f"servable: {done.servable}")
-        lines.append(f"next: tltf predict --model={done.path} --inputs='PHOTOS/*'")
+        texts = done.spec.backbone.max_length is not None
+        inputs = "TEXTS.csv" if texts else "'PHOTOS/*'"
+        lines.append(f"next: tltf predict --model={done.path} --inputs={inputs}")
     return lines
 
 
