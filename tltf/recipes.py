@@ -176,7 +176,7 @@ def _augment(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
 
 def _views(spec: TransferSpec, augment: str) -> tuple[int, int | None, str]:
     if augment == "none":
-        return 1, spec.views, "without augmentation every view of an image is the same"
+        return 1, spec.views, "without augmentation every view of an example is the same"
     if spec.cache == "off" or spec.mix != "none":
         return 0, spec.views, "without stored features every epoch can have its own"
     return (
