@@ -7,6 +7,7 @@ folder before the next begins, so that the same call goes on where it was stoppe
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from absl import logging
 
-from tltf import recipes, rundir, sealed, storage
+from tltf import effort, recipes, rundir, sealed, storage
 from tltf.backbones import catalog
 from tltf.errors import ArgumentError, MismatchError
 from tltf.evaluation import tunepage
@@ -30,10 +31,11 @@ from tltf.stages.environment import run_environment
 from tltf.stages.explaining import run_explaining
 from tltf.stages.exporting import run_exporting
 from tltf.stages.failures import recorded
+from tltf.stages.fitting import run_training
 from tltf.stages.planning import planned_model
 from tltf.stages.reporting import run_reporting
 from tltf.stages.tensorboard import write_logs
-from tltf.stages.training import join_training, run_training
+from tltf.stages.training import join_training
 from tltf.stages.tuning import run_search
 from tltf.training import environment
 from tltf.training.strategies import distribution
@@ -108,6 +110,8 @@ def transfer(
     with _held(workdir, fresh=fresh) as run:
         if run.has(run.spec):
             spec = run.agree(spec)
+        else:
+            spec = _with_effort(spec, _parts_of_plans(strategy, data_service, micro_batch))
         if run.stage()["finished"]:
             return _finished(run, gate, already_complete=True)
         with recorded(run), environment.determinism(spec.deterministic):
@@ -222,6 +226,7 @@ def tune(
 def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
     """What :func:`transfer` would do, without a folder or a step of training."""
     _check_backbone(spec)
+    effort.check(spec)
     manifest = read_data(spec)
     for sentence in described(manifest):
         say(sentence)
@@ -251,6 +256,21 @@ def check_parts(spec: TransferSpec, micro_batch: int | str, strategy: str = "non
             next_action="leave it out, and use a smaller --batch_size" if whole
             else "pass a number",
         )  # fmt: skip
+
+
+def _parts_of_plans(strategy: str, data_service: str, micro_batch: int | str) -> list[str]:
+    """What of the execution only phases know, by the names of the flags."""
+    given = {"strategy": strategy != "none", "data_service": bool(data_service),
+             "micro_batch": bool(micro_batch)}  # fmt: skip
+    return [name for name, is_given in given.items() if is_given]
+
+
+def _with_effort(spec: TransferSpec, execution: Sequence[str]) -> TransferSpec:
+    """The specification of a new run: one that runs as only phases can is one of phases."""
+    effort.check(spec, execution=execution)
+    if spec.effort is None and execution:
+        return dataclasses.replace(spec, effort=effort.PLAN)
+    return spec
 
 
 def _check_backbone(spec: TransferSpec) -> None:

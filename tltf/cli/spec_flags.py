@@ -32,7 +32,8 @@ HEAD = {
     "l2": "l2",
 }  # fmt: skip
 RUN = (
-    "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
+    "effort", "validation", "augment", "mix", "batch_size", "class_weight", "label_smoothing",
+    "early_stop", "seed",
     "precision", "jit", "deterministic", "cache", "head_solver",
     "cache_dtype", "restore", "baselines", "unknown", "export", "regularizer", "teacher",
     "distill",
@@ -75,6 +76,15 @@ DISTILL = (
     "What is learned of the teacher: logits (its answers), features, distances, angles, similarity"
     " (of its pooled features), several with commas, each but logits with :WEIGHT if you like."
 )
+EFFORT = (
+    "How much is tried: fast, one pass and a stacked probe of all depths; default, tuning too, kept"
+    " where it is shown to help; best, more of both; plan, the phases as the other flags say, which"
+    " they choose by themselves."
+)
+VALIDATION = (
+    "Examples that choices are made on: split, a carved part; folds:K, all labelled ones, each"
+    " predicted by a model that did not see it; auto, folds below 2,000 labels."
+)
 BACKBONES = (
     "One of keras.applications, small_cnn, mlp, or file:RUN; for texts minilm, bert:FOLDER,"
     " hf:NAME or vectors:FILE."
@@ -103,6 +113,8 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.number("max_bad_fraction", data.max_bad_fraction, "Most bad files that skip may skip.")
     add.whole("max_image_pixels", data.max_image_pixels, "Larger images are listed as bad.")
     add.flag("fail_on_leak", data.fail_on_leak, "Refuse data with a file in two splits.")
+    add.choice("effort", default.effort, names.EFFORTS, EFFORT)
+    add.text("validation", default.validation, VALIDATION)
     add.text("backbone", backbone.name, BACKBONES)
     add.text("weights", backbone.weights, "imagenet, none, or the path of a weight file.")
     add.whole("image_size", backbone.image_size, "Input side in pixels; the recipe's if left out.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,6 +70,43 @@ def near_duplicates(
         if images[i].sha256 != images[j].sha256
     ]
     return pairs + _equal_texts(texts, across_splits=across_splits)
+
+
+def with_alike(records: Sequence[Record], pairs: Iterable[Pair]) -> list[Record]:
+    """The records, those that are bound by pairs with one ``alike``, directly or through others."""
+    parent = {record.id: record.id for record in records}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    bound = set()
+    for pair in pairs:
+        parent[root(pair.first.id)] = root(pair.second.id)
+        bound |= {pair.first.id, pair.second.id}
+    contents: dict[str, str] = {}
+    for record in records:
+        if record.id in bound:
+            name = root(record.id)
+            contents[name] = min(record.sha256, contents.get(name, record.sha256))
+    return [
+        dataclasses.replace(record, alike=contents[root(record.id)][:16])
+        if record.id in bound else record
+        for record in records
+    ]  # fmt: skip
+
+
+def across(pairs: Iterable[Pair], records: Iterable[Record]) -> list[Pair]:
+    """Those pairs that stand in two splits of these records."""
+    placed = {record.id: record for record in records}
+    found = [
+        dataclasses.replace(pair, first=placed[pair.first.id], second=placed[pair.second.id])
+        for pair in pairs
+        if pair.first.id in placed and pair.second.id in placed
+    ]
+    return [pair for pair in found if pair.across]
 
 
 def near_note(pairs: Sequence[Pair]) -> str:

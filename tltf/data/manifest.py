@@ -47,6 +47,8 @@ class Record:
       slice: part of the data that the report measures by itself; None for no slice.
       weight: multiplies the loss of this example, >= 0.
       sha256: hex digest of the file's bytes (or of the UTF-8 text), "" until scanned.
+      alike: the same for records that look alike (:mod:`tltf.data.duplicates`), which are not
+        carved into two splits or folds; None for one that looks like no other.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Record:
     split: str | None = None
     weight: float = 1.0
     sha256: str = ""
+    alike: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

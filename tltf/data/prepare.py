@@ -18,13 +18,19 @@ SAMPLED_SIDES = 200
 
 
 def prepared(
-    spec: DataSpec, *, seed: int, progress: Callable[[int, int], None] | None = None
+    spec: DataSpec,
+    *,
+    seed: int,
+    folds_below: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """The scanned and split manifest of ``spec``.
 
     Args:
       spec: where the data is and what may be done about bad files.
       seed: of the split.
+      folds_below: where fewer records are there to learn from, no ``val`` is carved: they will be
+        validated across folds.
       progress: called with files done and files in all.
 
     Raises:
@@ -39,14 +45,16 @@ def prepared(
     manifest = scan.apply_policy(
         examined.manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
     )
+    alike = duplicates.near_duplicates(manifest.records, examined.findings)
+    records = duplicates.with_alike(manifest.records, alike)
     manifest = splits.split(
-        manifest,
-        val_fraction=spec.val_fraction,
+        dataclasses.replace(manifest, records=tuple(records)),
+        val_fraction=0.0 if _labelled(records, spec) < folds_below else spec.val_fraction,
         test_fraction=spec.test_fraction,
         seed=seed,
         fail_on_leak=spec.fail_on_leak,
     )
-    pairs = duplicates.near_duplicates(manifest.records, examined.findings, across_splits=True)
+    pairs = duplicates.across(alike, manifest.records)
     if pairs and spec.fail_on_leak:
         raise DataError(
             duplicates.near_note(pairs),
@@ -55,6 +63,13 @@ def prepared(
         )
     note = duplicates.near_note(pairs)
     return dataclasses.replace(manifest, notes=(*manifest.notes, note)) if note else manifest
+
+
+def _labelled(records: Sequence[Record], spec: DataSpec) -> float:
+    """How many records there will be to learn from, those of a carved ``val`` among them."""
+    here = sum(record.split in (None, "train") for record in records)
+    tested = any(record.split == "test" for record in records)
+    return here if tested else here * (1 - spec.test_fraction)
 
 
 def two_domains(

@@ -10,7 +10,7 @@ a servable, and for fewer records than that it is exact.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,8 +120,18 @@ def fit_familiarity(
         rest=float(1 / rest),
         limit=1.0,
     )
-    limit = float(np.quantile(distances(found, held), FAMILIAR_SHARE))
-    return Familiarity(**{**vars(found), "limit": max(limit, _LEAST)})
+    return with_limit(found, distances(found, held))
+
+
+def with_limit(familiarity: Familiarity, held: ArrayLike) -> Familiarity:
+    """The same with the distance that 95 % of these are within as its limit.
+
+    Args:
+      familiarity: of which the distances are, or of the same kind of features.
+      held: distances ``[m]`` of records that it was not fitted on, m >= 1.
+    """
+    limit = float(np.quantile(np.asarray(held, np.float64), FAMILIAR_SHARE))
+    return replace(familiarity, limit=max(limit, _LEAST))
 
 
 def distances(familiarity: Familiarity, features: ArrayLike) -> Floats:

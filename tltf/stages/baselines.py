@@ -24,8 +24,9 @@ from tltf.interval import save_interval
 from tltf.models import heads
 from tltf.models.classifier import classifier
 from tltf.spec import Phase, TransferSpec
+from tltf.stages.fitting import run_training
 from tltf.stages.planning import pretrained_backbone
-from tltf.stages.training import run_training, targets_of
+from tltf.stages.training import targets_of
 from tltf.trained import Trained
 from tltf.training import environment
 

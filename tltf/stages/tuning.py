@@ -26,8 +26,9 @@ from tltf.interval import save_interval
 from tltf.selection import search
 from tltf.spec import TransferSpec
 from tltf.stages.data import described
+from tltf.stages.fitting import run_training
 from tltf.stages.planning import planned_model
-from tltf.stages.training import TrainingResult, answers, run_training, targets_of
+from tltf.stages.training import TrainingResult, answers, targets_of
 from tltf.training import freezing
 
 if TYPE_CHECKING:
