@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tltf.models.taps import DEVIATION, MEAN, QUADRANTS, Tap
+from tltf.models.tappool import DEVIATION, MEAN, QUADRANTS
+from tltf.models.taps import Tap
 from tltf.probes.stack import RIDGE, Group
 
 TOP_SHARE, LEAST_TOP = 0.22, 2

@@ -77,7 +77,7 @@ class Stack:
       members: of all groups that were tried, in their order.
       logits: of the weighted sum, ``[n, C]`` out of fold; NaN where nothing was predicted.
       loss: mean loss of those.
-      taps: what the head reads, in this order.
+      taps: what the head reads, in the order of the rows.
       head: from the taps side by side to logits, fitted on ``fitted`` rows.
       scored: rows whose logits count in ``loss``.
     """
@@ -97,6 +97,7 @@ def stacked(
     groups: Sequence[Group],
     *,
     final: NDArray[np.int64] | None = None,
+    always: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> Stack:
     """Cross-validates each group, weighs them, and fits what is kept anew.
@@ -107,6 +108,7 @@ def stacked(
       folds: which examples to fit on and which to predict; one for a fixed validation split.
       groups: at least one.
       final: the examples that the kept heads are fitted on; None for all.
+      always: a tap that is read whatever its weight, for what else its numbers are good for.
       progress: told the name of each group that is done.
 
     Example::
@@ -130,7 +132,8 @@ def stacked(
     )
     kept = [member for member in members if member.share > 0]
     logits = np.asarray(sum(member.share * member.found.logits for member in kept))
-    taps = tuple(dict.fromkeys(tap for member in kept for tap in member.group.taps))
+    named = {tap for member in kept for tap in member.group.taps}
+    taps = tuple(tap for tap in rows if tap in named or tap == always)
     heads = [_refitted(rows, targets, member, final) for member in kept]
     return Stack(
         members=members,

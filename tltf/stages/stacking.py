@@ -73,7 +73,7 @@ def run_stacking(
         plain,
         model=done.model,
         rule=_rule(done.found, pool),
-        familiarity=_familiarity(rows, pool),
+        familiarity=_familiarity(_top(done, done.matrix), pool),
     )
     result.save(run.weights)
     history = [_history_row(done, pool, rows, seconds=time.monotonic() - started)]
@@ -82,7 +82,7 @@ def run_stacking(
         trained=result,
         plan=dataclasses.replace(plan, choices=(*plan.choices, *_choices(done, pool))),
         fit=FitResult(history=history, movements={}, stored=answers),
-        references=_references(rows, manifest),
+        references=_references(_top(done, done.matrix), manifest),
         selection=selection_block(done, pool),
     )
 
@@ -181,8 +181,9 @@ def probed(
     rows = TapRows(network, wanted, cache=cache, progress=progress)
     matrix = rows(batches(pool.records))
     found = stack.stacked(
-        rows.columns(matrix), pool.targets, pool.folds, depths.groups(wanted), final=pool.final
-    )
+        rows.columns(matrix), pool.targets, pool.folds, depths.groups(wanted), final=pool.final,
+        always=wanted[-1].name,
+    )  # fmt: skip
     names = {tap.name: tap for tap in wanted}
     read = tuple(names[name] for name in found.taps)
     model = classifier(
@@ -202,11 +203,16 @@ class TapAnswers:
 
     def logits(self, data: Batches) -> np.ndarray:
         """float32 ``[n, C]`` in the order of the records."""
-        return self.probed.found.head(self.pooled(data)).astype(np.float32)
+        rows = _read(self.probed, self.probed.rows(data))
+        return self.probed.found.head(rows).astype(np.float32)
 
     def pooled(self, data: Batches) -> np.ndarray:
-        """The taps that the head reads, float32 ``[n, D]``."""
-        return _read(self.probed, self.probed.rows(data))
+        """Those of the last tap, float32 ``[n, D]``, which are the features of the model."""
+        return _top(self.probed, self.probed.rows(data))
+
+
+def _top(probed: Probed, matrix: np.ndarray) -> np.ndarray:
+    return matrix[:, -probed.read[-1].width :]
 
 
 def _read(probed: Probed, matrix: np.ndarray) -> np.ndarray:
@@ -229,7 +235,7 @@ def _plain(targets: Targets) -> np.ndarray:
 
 
 def _references(rows: np.ndarray, manifest: Manifest) -> References:
-    """Evenly chosen training records and what the head reads of them."""
+    """Evenly chosen training records and their features."""
     train = manifest.split("train")
     chosen = evenly(len(train), MOST_REFERENCES)
     return References(records=tuple(train[i] for i in chosen), features=rows[chosen])
