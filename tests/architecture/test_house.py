@@ -35,7 +35,18 @@ ORDER = (
         "spec",
     ),
     *("recipes", "storage", "tensorfile", "sealed", "variables", "rundir"),
-    *("data", "probes", "backbones", "effort", "models", "training", "transfer", "adapt", "evaluation", "serving"),
+    *(
+        "data",
+        "probes",
+        "backbones",
+        "effort",
+        "models",
+        "training",
+        "transfer",
+        "adapt",
+        "evaluation",
+        "serving",
+    ),
     *("selection", "trained", "stages", "pipeline", "demo", "doctor", "cli"),
 )
 MODULES = {

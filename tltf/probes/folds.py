@@ -32,8 +32,8 @@ def stratified(
 
     Example:
       >>> folds = stratified("aabb", [[0], [1], [2], [3]], count=2, seed=0)
-      >>> [sorted(np.array(list("aabb"))[held]) for _, held in folds]
-      [['a', 'b'], ['a', 'b']]
+      >>> ["".join(sorted("aabb"[i] for i in held)) for _, held in folds]
+      ['ab', 'ab']
     """
     count = min(count, len(components))
     if count < 2:

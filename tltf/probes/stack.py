@@ -20,8 +20,17 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
-from tltf.probes.linear import Basis, CrossFit, Fold, Head, Path, Targets, cross_fit, learnable
-from tltf.probes.linear import mean_loss as mean_loss
+from tltf.probes.linear import (
+    Basis,
+    CrossFit,
+    Fold,
+    Head,
+    Targets,
+    cross_fit,
+    fitted,
+    learnable,
+    mean_loss,
+)
 
 Floats = NDArray[np.floating]
 Rows = Mapping[str, Floats]
@@ -268,7 +277,8 @@ def _refitted(
     basis = _basis(rows, member.group)
     chosen = np.arange(len(targets)) if final is None else final
     aims = _aims(targets, member.group)[chosen]
-    head = basis.head(Path(basis.rows[chosen], aims, width=len(basis.mean))(member.found.strength))
+    found = fitted(basis.rows[chosen], aims, member.found.strength, width=len(basis.mean))
+    head = basis.head(found)
     return Head(kernel=member.scale * head.kernel, bias=member.scale * head.bias)
 
 
