@@ -59,7 +59,8 @@ def run(values: flags.FlagValues) -> None:
         import_tensorflow()
         work.mkdir(parents=True, exist_ok=True)
         seeds = range(values.first_seed, values.first_seed + values.seeds)
-        measure(jobs(values.sets, values.labels, seeds, values.methods), work)
+        sets, labels, methods = (_listed(values, name) for name in ("sets", "labels", "methods"))
+        measure(jobs(sets, labels, seeds, methods), work)
     rows = figures.read(work / "rows.jsonl").values()
     print(*page(figures.Figures(rows), values.judged), sep="\n")
 
@@ -67,13 +68,18 @@ def run(values: flags.FlagValues) -> None:
 def _check(values: flags.FlagValues) -> None:
     cells.check_labels(values.labels)
     for flag, known in (("sets", SETS), ("methods", rivals.METHODS)):
-        for name in values[flag].value:
+        for name in _listed(values, flag):
             if name not in known:
                 raise ArgumentError(f"{flag}={name!r}, expected some of {', '.join(known)}"
                                     f"{nearest(name, known)}", where=f"--{flag}")  # fmt: skip
     if values.judged not in rivals.METHODS:
         raise ArgumentError(f"judged={values.judged!r}{nearest(values.judged, rivals.METHODS)}",
                             where="--judged")  # fmt: skip
+
+
+def _listed(values: flags.FlagValues, name: str) -> list[str]:
+    """A flag's list."""
+    return list(values[name].value or ())
 
 
 def jobs(

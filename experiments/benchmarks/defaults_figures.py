@@ -38,7 +38,7 @@ def key(row: Mapping[str, Any]) -> Key:
 
 def read(path: Path) -> dict[Key, dict[str, Any]]:
     """The rows of a file; without a last one that a kill cut in half."""
-    found = {}
+    found: dict[Key, dict[str, Any]] = {}
     for line in path.read_text("utf-8").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
@@ -145,10 +145,13 @@ class Figures:
 
     def over(self, kind: str, methods: Sequence[str], field: str) -> dict[str, float]:
         """Mean over the cells that all of these methods have, for each of them."""
-        table = [[self.mean(place, name, field) for name in methods]
-                 for place in self.places(kind)]  # fmt: skip
-        whole = [row for row in table if not np.isnan(row).any()]
-        return dict(zip(methods, np.mean(whole, axis=0).tolist(), strict=True)) if whole else {}
+        whole = self.whole(kind, methods)
+        return {name: _mean(self.mean(p, name, field) for p in whole)
+                for name in methods if whole}  # fmt: skip
+
+    def whole(self, kind: str, methods: Sequence[str]) -> list[Place]:
+        """The cells in which all of these methods have rows."""
+        return [p for p in self.places(kind) if all(self.by_seed(p, name) for name in methods)]
 
     def lower_loss(self, kind: str, a: str, b: str) -> tuple[int, int]:
         """In how many cells the mean log-loss of ``a`` is below that of ``b``, and of how many."""

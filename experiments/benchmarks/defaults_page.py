@@ -52,11 +52,11 @@ def table(figures: Figures, kind: str, judged: str, field: str) -> Iterator[str]
         means = [_shown(figures.mean(place, name, field)) for name in methods]
         gaps = [_points(list(figures.points(place, judged, b).values())) for b in rivals]
         yield _row([*place, f"{one['n_train']}", f"{one['n_test']}", seeds, *means, *gaps])
-    found = figures.over(kind, methods, field)
-    if found:
-        n = sum(all(figures.by_seed(p, m) for m in methods) for p in figures.places(kind))
-        gaps = [f"{100 * (found[judged] - found[b]):+.1f}" for b in rivals]
-        yield _row([f"mean of {n} cells", "", "", "", "", *map(_shown, found.values()), *gaps])
+    whole = figures.whole(kind, methods)
+    if whole:
+        means = [_shown(mean) for mean in figures.over(kind, methods, field).values()]
+        gaps = [_mean_points(figures, whole, judged, b) for b in rivals]
+        yield _row([f"mean of {len(whole)} cells", "", "", "", "", *means, *gaps])
 
 
 def comparisons(figures: Figures, kind: str, judged: str) -> Iterator[str]:
@@ -161,6 +161,12 @@ def _points(values: Sequence[float]) -> str:
         return "–"
     half = half_width(values)
     return f"{np.mean(values):+.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
+
+
+def _mean_points(figures: Figures, places: Sequence[Place], a: str, b: str) -> str:
+    """Over some cells."""
+    found = [list(figures.points(place, a, b).values()) for place in places]
+    return f"{np.mean([np.mean(x) for x in found]):+.1f}" if all(found) else "–"
 
 
 def _shown(value: float) -> str:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -112,16 +113,22 @@ def answered(method: str, cell: Cell, *, features: Features, work: Path) -> Answ
     import keras
 
     keras.backend.clear_session()
+    gc.collect()  # the last model, and the photos that its data sets hold
     return guide(cell, work) if method == "guide" else transferred(cell, method, work)
 
 
 def probe(x: np.ndarray, cell: Cell, test: np.ndarray, *, scaled: bool) -> Answer:
-    """Logistic regression on the features; the folds are as many as the rarest class allows."""
+    """Logistic regression on the features; the folds are as many as the rarest class allows.
+
+    One thread for its small matrices: two that wait for each other beside other work took a
+    hundred times as long.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     started = time.perf_counter()
     labels = np.array([example.label for example in cell.train])
@@ -131,7 +138,8 @@ def probe(x: np.ndarray, cell: Cell, test: np.ndarray, *, scaled: bool) -> Answe
     model = make_pipeline(*steps, LogisticRegression(max_iter=2000))
     search = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=folds,
                           scoring="neg_log_loss")  # fmt: skip
-    said = search.fit(x, labels).predict_proba(test)
+    with threadpool_limits(1):
+        said = search.fit(x, labels).predict_proba(test)
     truth = np.array([example.label for example in cell.test])
     hits = search.classes_[said.argmax(axis=1)] == truth
     return Answer(
@@ -187,7 +195,7 @@ def _unfrozen() -> list[str]:
 
 def transferred(cell: Cell, method: str, work: Path) -> Answer:
     """``tltf.transfer`` on the cell's table, with a cache of its own; its report is kept."""
-    import tltf
+    from tltf import pipeline
 
     spec = specification(cell, method)
     run, cache = work / "runs" / f"{cell.title}-{method}", work / "cache" / f"{cell.title}-{method}"
@@ -196,7 +204,7 @@ def transferred(cell: Cell, method: str, work: Path) -> Answer:
     run.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with mock.patch.dict(os.environ, TLTF_CACHE_DIR=str(cache)):
-        done = tltf.transfer(spec, workdir=run, progress=False, say=lambda _: None)
+        done = pipeline.transfer(spec, workdir=run, progress=False, say=lambda _: None)
     seconds = time.perf_counter() - started
     right = _right(run, cell)
     kept = work / "reports" / f"{run.name}.json"
