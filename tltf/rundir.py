@@ -43,6 +43,7 @@ OURS = (
     "weights",
     "report",
     "compare",
+    "candidates",
     "tensorboard",
     "export",
     "error.json",
@@ -198,7 +199,7 @@ class RunDir:
                 path.unlink(missing_ok=True)
                 continue
             sealed.remove_litter(path)
-            if name == "compare":
+            if name in ("compare", "candidates"):
                 for below in path.glob("*/"):
                     RunDir(below).clear()
                     (below / LOCK).unlink(missing_ok=True)

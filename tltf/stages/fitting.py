@@ -11,8 +11,8 @@ from tltf.data.manifest import Manifest
 from tltf.interval import SaveInterval
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
+from tltf.stages.choosing import run_choosing
 from tltf.stages.planning import committed, planned_model
-from tltf.stages.stacking import run_stacking
 from tltf.stages.training import TrainingResult, run_phases
 from tltf.training.strategies import Distribution
 
@@ -46,4 +46,5 @@ def run_training(
         return run_phases(plan, model, manifest, run, interval=interval, say=say,
                           progress=progress, callbacks=callbacks, placed=placed,
                           data_service=data_service, micro_batch=micro_batch)  # fmt: skip
-    return run_stacking(plan, model, manifest, run, say=say, progress=progress)
+    return run_choosing(plan, model, manifest, run, interval=interval, say=say,
+                        progress=progress)  # fmt: skip
