@@ -106,7 +106,8 @@ class Tuner:
             return {mix: tensors[f"mix_{mix}"] for mix in MIXES}
         done = self.trained(name, fit, held)
         asked = self.plain([self.pool.records[i] for i in held])
-        start, end = self._beginning(fit), arrays(self.probe.model)
+        end = arrays(self.probe.model)
+        start = self._beginning(fit)
         found = {}
         for mix in MIXES:
             assign(self.probe.model, between(start, end, mix))

@@ -18,7 +18,7 @@ from tltf.evaluation import familiarity, rejection
 from tltf.evaluation.familiarity import Familiarity
 from tltf.interval import SaveInterval
 from tltf.models.classifier import backbone_of
-from tltf.probes.linear import Targets, mean_loss
+from tltf.probes.linear import Targets, losses, mean_loss
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages import candidates
@@ -303,16 +303,37 @@ def sentences(probe: Probed, pool: Pool) -> list[str]:
         for logits in (found.members[0].found.logits, found.logits)
     )
     what = "out of fold" if len(pool.folds) > 1 else "on the validation split"
+    warning = [] if _learned(probe, pool) else [
+        "nothing was learned: the answers are no better than the shares of the classes; are the"
+        " labels those of these examples?"
+    ]  # fmt: skip
     if "accuracy" in whole:
         return [
+            *warning,
             f"stacked probe, {what}: accuracy {whole['accuracy']:.3f}, log-loss"
             f" {whole['loss']:.3f}; of the last block alone {last['accuracy']:.3f},"
-            f" {last['loss']:.3f} (n={len(found.scored)})"
+            f" {last['loss']:.3f} (n={len(found.scored)})",
         ]
     return [
+        *warning,
         f"stacked probe, {what}: loss {whole['loss']:.4g}; of the last block alone"
-        f" {last['loss']:.4g} (n={len(found.scored)})"
+        f" {last['loss']:.4g} (n={len(found.scored)})",
     ]
+
+
+def _learned(probe: Probed, pool: Pool) -> bool:
+    """Whether the probe is better than knowing how often each answer occurs, beyond noise."""
+    targets = pool.targets[probe.found.scored]
+    shares = targets.values.mean(axis=0)
+    if targets.task == "single_label":
+        guess = np.log(np.maximum(shares, 1e-12))
+    elif targets.task == "multi_label":
+        guess = np.log(np.maximum(shares, 1e-12) / np.maximum(1 - shares, 1e-12))
+    else:
+        guess = shares
+    plain = losses(np.tile(guess, (len(targets), 1)), targets)
+    gains = plain - losses(probe.found.logits[probe.found.scored], targets)
+    return bool(gains.mean() > 2 * gains.std() / np.sqrt(len(gains)))
 
 
 def _silent(sentence: str) -> None:
