@@ -84,7 +84,7 @@ def two_domains(
         source = _together((spec.source, *more), (source, *each))
     path = Path(target)
     found = folders.load_flat(path.absolute()) if path.is_dir() else None
-    found = found or sources.load(target)
+    found = found or sources.load(target, encoding=spec.encoding)
     found = scan.scan(found, max_image_pixels=spec.max_image_pixels, progress=progress)
     found = scan.apply_policy(
         found, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction

@@ -24,6 +24,8 @@ from tltf.errors import ArgumentError, DataError, named_list
 
 STEP = 8
 """Lengths are rounded up to multiples of this: fewer shapes, each traced once."""
+LEAST = 3
+"""Tokens of a text that is read at all."""
 WINDOW = 50
 ENCODED_AT_ONCE = 1024
 
@@ -39,6 +41,9 @@ class TextBatches(Batches):
       max_length: tokens of a text, [CLS] and [SEP] included; ``truncated`` counts the longer.
       classes, task, batch_size, seed, class_weights, soft_targets: as for :class:`Batches`.
       encoded: of the records' texts, where they were encoded before.
+
+    Raises:
+      ArgumentError: as :class:`Batches`, and a length that leaves nothing of a text.
     """
 
     def __init__(
@@ -55,6 +60,11 @@ class TextBatches(Batches):
         soft_targets: np.ndarray | None = None,
         encoded: EncodedTexts | None = None,
     ) -> None:
+        if max_length < LEAST:
+            raise ArgumentError(
+                f"max_length={max_length}, expected at least {LEAST}: [CLS], a token and [SEP]",
+                where="TextBatches",
+            )
         self.tokenizer, self.max_length = tokenizer, max_length
         self._encoded = encoded
         super().__init__(

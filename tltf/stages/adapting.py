@@ -27,7 +27,7 @@ from tltf.stages.domainfit import Features, Fitted
 from tltf.stages.planning import committed, planned_model
 from tltf.stages.reporting import write_report
 from tltf.stages.training import targets_of
-from tltf.trained import Trained
+from tltf.trained import Trained, untrained
 from tltf.training import boundary as boundaries
 from tltf.training import freezing
 from tltf.training.boundary import Boundary
@@ -72,12 +72,7 @@ def run_adapting(
         say(str(choice))
     if spec.adapt.method == "dsbn":
         model = _with_domain_norm(model)
-    result = Trained(
-        model=model,
-        task=manifest.task,
-        classes=manifest.classes,
-        image_size=spec.backbone.image_size or 0,
-    )
+    result = untrained(model, spec, manifest)
     freezing.set_trainable(model, phase.unfreeze or "none", batch_norm=phase.batch_norm)
     cut = boundaries.split(model)
     if cut is None:

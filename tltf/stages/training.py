@@ -30,7 +30,7 @@ from tltf.stages.texts import (
     say_truncated,
     training_batches,
 )
-from tltf.trained import Trained
+from tltf.trained import Trained, untrained
 from tltf.trained import load as load_trained
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
@@ -83,7 +83,7 @@ def run_training(
             _, model = planned_model(plan.spec, manifest)
     for choice in plan.choices:
         say(str(choice))
-    result = _untrained(model, plan, manifest)
+    result = untrained(model, plan.spec, manifest)
     _check_space(model, run, plan.spec)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
@@ -123,19 +123,9 @@ def join_training(
     """
     with placed.scope():
         plan, model = planned_model(spec, manifest)
-    result = _untrained(model, plan, manifest)
+    result = untrained(model, plan.spec, manifest)
     _fit(result, plan.spec, manifest, run, lambda *_: None, interval=interval, say=say,
          progress=False, callbacks=(), placed=placed, micro_batch=micro_batch)  # fmt: skip
-
-
-def _untrained(model: keras.Model, plan: recipes.Plan, manifest: Manifest) -> Trained:
-    return Trained(
-        model=model,
-        task=manifest.task,
-        classes=manifest.classes,
-        image_size=plan.spec.backbone.image_size or 0,
-        max_length=plan.spec.backbone.max_length or 0,
-    )
 
 
 def _fit(
