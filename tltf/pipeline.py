@@ -20,7 +20,7 @@ from tltf.errors import ArgumentError, MismatchError
 from tltf.evaluation import tunepage
 from tltf.evaluation.gate import Gate
 from tltf.interval import save_interval
-from tltf.methods import distillation
+from tltf.methods import NOT_OF_ADAPTATION, distillation
 from tltf.rundir import RunDir
 from tltf.selection.search import check_optuna
 from tltf.spec import TransferSpec
@@ -103,6 +103,9 @@ def transfer(
     """
     interval = save_interval(save_every)
     check_parts(spec, micro_batch, strategy)
+    if spec.adapt.target:
+        check_adaptation(strategy=strategy, data_service=data_service, tensorboard=tensorboard,
+                         save_every=save_every)  # fmt: skip
     placed = distribution(strategy)
     _check_backbone(spec)
     with _held(workdir, fresh=fresh) as run:
@@ -251,6 +254,17 @@ def check_parts(spec: TransferSpec, micro_batch: int | str, strategy: str = "non
             next_action="leave it out, and use a smaller --batch_size" if whole
             else "pass a number",
         )  # fmt: skip
+
+
+def check_adaptation(**given: object) -> None:
+    """Raises ArgumentError for a setting of :func:`transfer` that an adaptation does not have."""
+    for name, value in given.items():
+        if value not in (False, "", "none", "auto"):
+            raise ArgumentError(
+                f"{name}={value!r} with an adaptation, {NOT_OF_ADAPTATION[name]}",
+                where=f"--{name}",
+                next_action="leave it out",
+            )
 
 
 def _check_backbone(spec: TransferSpec) -> None:

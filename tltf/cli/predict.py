@@ -37,6 +37,8 @@ def run(values: flags.FlagValues) -> None:
         raise InputMissingError(
             "there is no such model", where=model, next_action="pass --model=RUN or a servable"
         )
+    run_flags.only_where(bool(values["out"].value), values, "shards", "runner", "beam",
+                         what="--out, which is filled shard by shard")  # fmt: skip
     given = values["inputs"].value
     # Looked at before TensorFlow is imported: a wrong name answers at once.
     from tltf.serving.inputs import check_given, items, known_count
@@ -56,13 +58,7 @@ def run(values: flags.FlagValues) -> None:
     rows = predictions(opened, inputs, batch_size=values["batch_size"].value)
     done, failed = _print(rows, known_count(given, key=opened.key))
     print(f"{done - failed} answered, {failed} failed", file=sys.stderr)
-    if failed and values["strict"].value:
-        raise DataError(
-            f"{failed} of {done} inputs failed",
-            where="--inputs",
-            kept="the answers to the others",
-            next_action="see the lines with an error",
-        )
+    _check_failed(failed, done, values, next_action="see the lines with an error")
 
 
 def _run_shards(values: flags.FlagValues) -> None:
@@ -80,7 +76,19 @@ def _run_shards(values: flags.FlagValues) -> None:
     job = Job(kind=PREDICT, inputs=values["inputs"].value, out=values["out"].value, shards=shards,
               model=values["model"].value, batch_size=values["batch_size"].value,
               encoding=values["encoding"].value)  # fmt: skip
-    shard_flags.run_job(job, values)
+    total = shard_flags.run_job(job, values)
+    _check_failed(total.failed, total.inputs, values, next_action=f"see {job.out}/bad-*.jsonl")
+
+
+def _check_failed(failed: int, done: int, values: flags.FlagValues, *, next_action: str) -> None:
+    """Raises DataError where ``--strict`` lets no input fail."""
+    if failed and values["strict"].value:
+        raise DataError(
+            f"{failed} of {done} inputs failed",
+            where="--inputs",
+            kept="the answers to the others",
+            next_action=next_action,
+        )
 
 
 def _print(rows: Iterator[dict[str, Any]], expected: int | None) -> tuple[int, int]:

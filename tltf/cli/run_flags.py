@@ -60,6 +60,23 @@ def required(values: flags.FlagValues, *names: str) -> None:
             )
 
 
+def only_where(holds: bool, values: flags.FlagValues, *names: str, what: str) -> None:
+    """Raises ArgumentError for a flag that was given where it would change nothing.
+
+    Args:
+      holds: whether these flags have an effect here.
+      names: of the flags.
+      what: when they have one, for example ``--litert or --onnx``.
+    """
+    for name in names:
+        if not holds and values[name].value != values[name].default:
+            raise ArgumentError(
+                f"--{name} has an effect only with {what}",
+                where=f"--{name}",
+                next_action=f"leave it out, or use {what}",
+            )
+
+
 def run_spec(values: flags.FlagValues, default: TransferSpec) -> Run | None:
     """Carries out what the flags describe; None for ``--dry_run`` and for a worker that helps.
 
