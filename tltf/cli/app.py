@@ -35,7 +35,7 @@ COMMANDS = {
     "predict": "labels and probabilities for files, as JSON lines",
     "serve": "try a servable on this machine, by TF Serving's REST interface and a page",
     "export": "verify and publish a run's model as a SavedModel",
-    "embed": "features of a frozen network for many files, by shards, here or by Apache Beam",
+    "embed": "features of a frozen network for many images, by shards, here or by Apache Beam",
     "rank": "which backbone fits the data, measured within a budget",
     "episodes": "few labels of new classes: heads and meta-learning, measured over 600 episodes",
     "tune": "head, depth, rates and augmentation searched on validation, within a budget",

@@ -17,6 +17,7 @@ from tltf.cli.quiet import import_tensorflow
 from tltf.data.textfiles import check_encoding
 from tltf.errors import ArgumentError, InputMissingError, printable
 from tltf.evaluation.gate import Gate, parse_gate
+from tltf.evaluation.summary import interval_words
 from tltf.interval import save_interval
 from tltf.spec import TransferSpec
 
@@ -188,9 +189,7 @@ def summary(done: Run, gate: Gate | None = None) -> list[str]:
 
 def metric_line(name: str, estimate: dict[str, float]) -> str:
     """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``."""
-    return "{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f}, n={n})".format(
-        name=name, **estimate
-    )
+    return f"{name} {estimate['value']:.3f} ({interval_words(estimate)})"
 
 
 def check_early(spec: TransferSpec, values: flags.FlagValues, *, flag: str = "data") -> None:
@@ -199,6 +198,8 @@ def check_early(spec: TransferSpec, values: flags.FlagValues, *, flag: str = "da
     if spec.backbone.weights == "imagenet":
         catalog.check_published(choice)
     check_source(spec.data.source, flag=flag)
+    if spec.unknown:
+        check_source(spec.unknown, flag="unknown")
     check_encoding(spec.data.encoding)
     if values["workdir"].value:
         rundir.check_output(Path(values["workdir"].value))
