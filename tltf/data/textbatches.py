@@ -19,6 +19,7 @@ import tensorflow as tf
 from tltf.data.batches import Batches, Chooser, derived_seed
 from tltf.data.manifest import Record
 from tltf.data.readahead import read_ahead
+from tltf.data.textbytes import text_bytes
 from tltf.data.wordpiece import WordPiece
 from tltf.errors import ArgumentError, DataError, named_list
 
@@ -206,7 +207,7 @@ def encode(tokenizer: WordPiece, texts: Sequence[str], *, max_length: int) -> En
     size = max(1, min(ENCODED_AT_ONCE, -(-len(texts) // threads)))
 
     def encoded(start: int) -> list[np.ndarray]:
-        part = [t.encode("utf-8", "replace") for t in texts[start : start + size]]
+        part = [text_bytes(text) for text in texts[start : start + size]]
         return [found.numpy() for found in some(tf.constant(part))]
 
     with ThreadPoolExecutor(threads) as pool:
