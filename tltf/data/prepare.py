@@ -30,9 +30,7 @@ def prepared(
     Raises:
       InputMissingError, DataError, DownloadError: see the steps.
     """
-    manifest = sources.load(
-        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
-    )
+    manifest = sources.load_spec(spec)
     if isinstance(manifest, IndexedManifest):
         return manifest  # scanned and split when it was made
     examined = scan.examine(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
@@ -160,9 +158,7 @@ def _named(record: Record, domain: str, split: str | None) -> Record:
 
 def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = None) -> Manifest:
     """The manifest with every file decoded once, not split; for evaluation on other data."""
-    manifest = sources.load(
-        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
-    )
+    manifest = sources.load_spec(spec)
     if isinstance(manifest, IndexedManifest):
         return manifest
     manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
