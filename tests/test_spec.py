@@ -22,6 +22,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "val_fraction": 0.5,
         "test_fraction": 0.0,
         "group_column": "person",
+        "label_separator": ";",
         "encoding": "latin-1",
         "bad_files": "skip",
         "max_bad_fraction": 0.5,

@@ -21,7 +21,7 @@ from tltf.errors import ArgumentError, MismatchError
 from tltf.evaluation import tunepage
 from tltf.evaluation.gate import Gate
 from tltf.interval import save_interval
-from tltf.methods import distillation
+from tltf.methods import NOT_OF_ADAPTATION, distillation
 from tltf.rundir import RunDir
 from tltf.selection.search import check_optuna
 from tltf.spec import TransferSpec
@@ -105,6 +105,9 @@ def transfer(
     """
     interval = save_interval(save_every)
     check_parts(spec, micro_batch, strategy)
+    if spec.adapt.target:
+        check_adaptation(strategy=strategy, data_service=data_service, tensorboard=tensorboard,
+                         save_every=save_every)  # fmt: skip
     placed = distribution(strategy)
     _check_backbone(spec)
     with _held(workdir, fresh=fresh) as run:
@@ -271,6 +274,17 @@ def _with_effort(spec: TransferSpec, execution: Sequence[str]) -> TransferSpec:
     if spec.effort is None and execution:
         return dataclasses.replace(spec, effort=effort.PLAN)
     return spec
+
+
+def check_adaptation(**given: object) -> None:
+    """Raises ArgumentError for a setting of :func:`transfer` that an adaptation does not have."""
+    for name, value in given.items():
+        if value not in (False, "", "none", "auto"):
+            raise ArgumentError(
+                f"{name}={value!r} with an adaptation, {NOT_OF_ADAPTATION[name]}",
+                where=f"--{name}",
+                next_action="leave it out",
+            )
 
 
 def _check_backbone(spec: TransferSpec) -> None:

@@ -200,7 +200,7 @@ def _early_stop(
 def _restore(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
     if facts.tokens is None:
         return "best", spec.restore or "best", ""
-    why = "accuracy of tuned transformers still rises when their validation loss does too"
+    why = "accuracy on texts often still rises when the validation loss does too"
     return "last", spec.restore, why
 
 
@@ -243,7 +243,7 @@ def _with_optimizer(phase: Phase, facts: Facts, decide: _Decisions) -> Phase:
     if phase.optimizer is not None or facts.tokens is None:
         optimizer = phase.optimizer or "adam"
         return dataclasses.replace(phase, optimizer=optimizer, weight_decay=decay or 0.0)
-    why = "transformers are tuned so: decoupled decay, gradients clipped"
+    why = "networks that read texts are tuned so: decoupled decay, gradients clipped"
     return dataclasses.replace(
         phase,
         optimizer=decide(f"{phase.name}.optimizer", "adamw", None, why),

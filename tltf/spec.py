@@ -41,6 +41,7 @@ class DataSpec:
     ``source`` is a folder of images or texts, a CSV/TSV/JSON-lines manifest, a file of lines that
     begin with their label, ``tfds:<name>`` or ``digits``. Fractions are of the whole, in [0, 1).
     ``encoding`` is of texts and tables: ``auto`` or a name such as ``latin-1``.
+    ``label_separator`` stands between several labels of one example in a table.
     """
 
     source: str
@@ -49,6 +50,7 @@ class DataSpec:
     test_fraction: float = 0.15
     group_column: str | None = None
     encoding: str = "auto"
+    label_separator: str = "|"
     bad_files: str = "error"
     max_bad_fraction: float = 0.01
     max_image_pixels: int = 64_000_000

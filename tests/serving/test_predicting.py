@@ -212,7 +212,7 @@ def test_rows_have_the_fields_of_the_design(folder: Path) -> None:
     assert [row["id"] for row in rows] == names
     assert sum(sent) == 2
     for row in (rows[0], rows[3]):
-        assert list(row) == ["id", "label", "probabilities", "accepted"]
+        assert list(row) == ["id", "label", "probabilities", "accepted", "classes"]
         assert (row["label"], row["probabilities"]) == ("ö", [0.25, 0.75])
     assert "not an image" in rows[1]["error"]
     assert list(rows[2]) == ["id", "error"]

@@ -178,11 +178,11 @@ def _tuner(digits: Path, network: Path, folder: Path, *, rate: float):
     spec = spec_of(digits, network, effort="default")
     from tltf.stages.data import read_data
     from tltf.stages.texts import training_batches
-    from tltf.stages.training import untrained
+    from tltf.trained import untrained
 
     manifest = read_data(spec)
     plan, model = planned_model(spec, manifest)
-    plain = untrained(model, plan, manifest)
+    plain = untrained(model, plan.spec, manifest)
     pool = stacking.pooled(plan.spec, manifest, plain.batches)
     probe = stacking.probed(backbone_of(model), pool, plain.batches, cache=None, seed=0,
                             progress=False)  # fmt: skip

@@ -33,6 +33,9 @@ def run(values: flags.FlagValues) -> None:
             where="flags",
             next_action="see tltf compare --help",
         )
+    run_flags.only_where(not runs, values, "other", "seeds", what="--run=RUN")
+    run_flags.only_where(not values["other"].value, values, "seeds",
+                         what="--run=RUN alone, where something is trained")  # fmt: skip
     out = Path(values["out"].value) if values["out"].value else None
     if runs:
         folders = [rundir.existing(path) for path in runs]

@@ -19,7 +19,7 @@ from tltf.spec import DataSpec, Phase, TransferSpec
 DATA = {
     "data": "source", "task": "task", "val_fraction": "val_fraction",
     "test_fraction": "test_fraction", "group_column": "group_column", "bad_files": "bad_files",
-    "encoding": "encoding",
+    "encoding": "encoding", "label_separator": "label_separator",
     "max_bad_fraction": "max_bad_fraction", "max_image_pixels": "max_image_pixels",
     "fail_on_leak": "fail_on_leak",
 }  # fmt: skip
@@ -92,6 +92,7 @@ BACKBONES = (
 
 
 ENCODING = "Of texts and tables: auto, or for example latin-1."
+LABEL_SEPARATOR = "What stands between several labels in one cell of a table."
 
 
 def define_encoding(values: flags.FlagValues) -> None:
@@ -109,6 +110,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.number("test_fraction", data.test_fraction, "Share carved for the test if none is named.")
     add.text("group_column", data.group_column, "Column whose equal values stay in one split.")
     add.text("encoding", data.encoding, ENCODING)
+    add.text("label_separator", data.label_separator, LABEL_SEPARATOR)
     add.choice("bad_files", data.bad_files, names.BAD_FILES, "What to do about unreadable files.")
     add.number("max_bad_fraction", data.max_bad_fraction, "Most bad files that skip may skip.")
     add.whole("max_image_pixels", data.max_image_pixels, "Larger images are listed as bad.")
@@ -126,7 +128,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.number("l2", head.l2, "L2 factor on the kernels of the head.")
     add.text("augment", default.augment, AUGMENT)
     add.choice("mix", default.mix, names.MIXES, "Mixing of training images within a batch.")
-    add.whole("batch_size", default.batch_size, "Images per step.")
+    add.whole("batch_size", default.batch_size, "Examples per step.")
     add.text("class_weight", default.class_weight, "none, auto, or JSON of class name to weight.")
     add.number("label_smoothing", default.label_smoothing, "Share of each target spread evenly.")
     add.whole(
@@ -149,7 +151,9 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.choice("cache_dtype", default.cache_dtype, names.CACHE_DTYPES, "Of stored features.")
     add.flag("baselines", default.baselines, "Compare with the majority class and a linear probe.")
     add.text(
-        "unknown", default.unknown, "Folder of images of no class, to be told from the test's."
+        "unknown",
+        default.unknown,
+        "Folder of images, or texts, of no class, to be told from the test's.",
     )
     add.text("export", default.export, "auto (in the run folder), none, or a folder.")
     add.text("regularizer", default.regularizer, REGULARIZER)

@@ -26,6 +26,9 @@ SPLIT_NAMES = {
 }
 """What people call their splits, in lower case."""
 
+SKIP = "go on without them by --bad_files=skip"
+"""What every error says that this flag would solve."""
+
 INDEX = "index.json"
 """In a folder that ``tltf index`` has finished; see :mod:`tltf.data.columns`."""
 

@@ -36,9 +36,7 @@ def prepared(
     Raises:
       InputMissingError, DataError, DownloadError: see the steps.
     """
-    manifest = sources.load(
-        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
-    )
+    manifest = sources.load_spec(spec)
     if isinstance(manifest, IndexedManifest):
         return manifest  # scanned and split when it was made
     examined = scan.examine(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
@@ -99,7 +97,7 @@ def two_domains(
         source = _together((spec.source, *more), (source, *each))
     path = Path(target)
     found = folders.load_flat(path.absolute()) if path.is_dir() else None
-    found = found or sources.load(target)
+    found = found or sources.load(target, encoding=spec.encoding)
     found = scan.scan(found, max_image_pixels=spec.max_image_pixels, progress=progress)
     found = scan.apply_policy(
         found, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
@@ -175,9 +173,7 @@ def _named(record: Record, domain: str, split: str | None) -> Record:
 
 def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = None) -> Manifest:
     """The manifest with every file decoded once, not split; for evaluation on other data."""
-    manifest = sources.load(
-        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
-    )
+    manifest = sources.load_spec(spec)
     if isinstance(manifest, IndexedManifest):
         return manifest
     manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)

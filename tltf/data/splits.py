@@ -288,14 +288,37 @@ def _check(manifest: Manifest, carved: set[str]) -> tuple[str, ...]:
     present = [name for name in SPLITS if sizes[name]]
     lacking = [c for c, row in rows.items() if any(not row[name] for name in present)]
     fatal = [c for c in lacking if any(not rows[c][name] for name in required)]
-    said = named_list(f"{c} ({_row(rows[c])})" for c in fatal or lacking)
     if fatal and manifest.task == "single_label":
+        said = named_list(f"{c} ({_row(rows[c])})" for c in fatal)
         raise DataError(
             f"{len(fatal)} classes have no example in some split: {said}",
             where="splits",
-            next_action="add examples of them, or leave those classes out",
+            next_action=_remedy([c for c in fatal if not rows[c]["train"]], carved),
         )
-    return (f"classes without an example in some split: {printable(said)}",) if lacking else ()
+    held = [name for name in present if name != "train"]
+    alone = [c for c in lacking if held and not any(rows[c][name] for name in held)]
+    return tuple(
+        f"{what}: " + printable(named_list(f"{c} ({_row(rows[c])})" for c in classes))
+        for what, classes in (
+            ("classes that only train has, so that nothing measures them", alone),
+            ("classes without an example in some split", [c for c in lacking if c not in alone]),
+        )
+        if classes
+    )
+
+
+def _remedy(unlearned: Sequence[str], carved: set[str]) -> str:
+    """What to do about classes that are missing from a split.
+
+    Args:
+      unlearned: those of them that train does not have.
+      carved: the splits that the data does not name.
+    """
+    if unlearned:
+        names = printable(named_list(unlearned, most=3))
+        return f"move examples of {names} to train, or take them out of the other splits"
+    flags = ", ".join(f"--{name}_fraction=0" for name in SPLITS if name in carved)
+    return f"add examples of them, leave those classes out, or carve no such split ({flags})"
 
 
 def _row(counts: Counter[str]) -> str:

@@ -50,6 +50,20 @@ def shown(name: str, value: float | None, *, unit: bool = True) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
+def interval_words(estimate: Mapping[str, Any], *, digits: int = 3) -> str:
+    """What stands behind a number; one record has no interval.
+
+    >>> interval_words({"low": 0.5, "high": 1.0, "n": 4})
+    '95 % interval 0.500 to 1.000, n=4'
+    >>> interval_words({"low": None, "high": None, "n": 1})
+    'no interval, n=1'
+    """
+    if estimate["low"] is None:
+        return f"no interval, n={estimate['n']}"
+    low, high = (f"{estimate[end]:.{digits}f}" for end in ("low", "high"))
+    return f"95 % interval {low} to {high}, n={estimate['n']}"
+
+
 def backbone_name(report: Mapping[str, Any]) -> str:
     """The backbone's name from the provenance, or an empty string; of a run its folder only."""
     spec = report.get("provenance", {}).get("spec", {})

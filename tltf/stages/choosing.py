@@ -39,9 +39,8 @@ from tltf.stages.training import (
     TrainingResult,
     cache_of,
     evenly,
-    untrained,
 )
-from tltf.trained import Trained
+from tltf.trained import Trained, untrained
 from tltf.training.fit import FitResult
 
 Say = Callable[[str], None]
@@ -66,7 +65,7 @@ def run_choosing(
     its own below ``candidates/``.
     """
     started = time.monotonic()
-    spec, plain = plan.spec, untrained(model, plan, manifest)
+    spec, plain = plan.spec, untrained(model, plan.spec, manifest)
     pool = pooled(spec, manifest, plain.batches)
     probe = probed(
         backbone_of(model), pool, plain.batches, cache=cache_of(spec, say, always=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 
 from tltf import sealed, storage
 from tltf import trained as trained_of
-from tltf.data import prepare
 from tltf.data.manifest import Manifest
 from tltf.errors import ArgumentError, DataError, InputMissingError
 from tltf.evaluation import comparepage, verdict
 from tltf.rundir import RunDir
 from tltf.stages import baselines
 from tltf.stages.data import committed_manifest
+from tltf.stages.others import others
 from tltf.stages.reporting import count_test_use, write_report
 from tltf.stages.training import targets_of
 from tltf.transfer.distances import distance_report
@@ -67,7 +66,7 @@ def compare_with(run: RunDir, source: str) -> dict[str, Any]:
       InputMissingError, DataError: the other data cannot be read, or is too little.
     """
     model, spec, manifest = trained_of.load(run.weights), run.read_spec(), _manifest(run)
-    records = _other(source, spec.data.max_image_pixels)
+    records = others(model, source, spec.data).records
     train = model.features(model.batches(_some(manifest.split("train"))))
     found = {"other": distance_report(train, model.features(model.batches(_some(records))))}
     test = _some(manifest.split("test"))
@@ -189,17 +188,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: value}
     return {key: leaf for name, item in items for key, leaf in _flat(item, name).items()}
-
-
-def _other(source: str, max_image_pixels: int) -> Sequence[Any]:
-    """Labelled or not: only the inputs count here."""
-    path = Path(source)
-    if path.is_dir():
-        return prepare.unlabelled(source, max_image_pixels=max_image_pixels).records
-    from tltf.spec import DataSpec
-
-    manifest = prepare.scanned(DataSpec(source=source, max_image_pixels=max_image_pixels))
-    return tuple(dataclasses.replace(record, label=None) for record in manifest.records)
 
 
 def _some(records: Sequence[Any]) -> Sequence[Any]:

@@ -11,6 +11,7 @@ from absl import logging
 
 from tltf import sealed, storage, trained
 from tltf.data.manifest import Manifest, Record
+from tltf.data.textbytes import text_bytes
 from tltf.errors import ArgumentError, TltfError
 from tltf.evaluation.gate import Gate
 from tltf.models.classifier import backbone_of
@@ -133,4 +134,4 @@ def candidate(model: Trained, spec: TransferSpec, manifest: Manifest, run: RunDi
 def _bytes(record: Record) -> bytes:
     if record.path is not None:
         return Path(record.path).read_bytes()
-    return (record.text or "").encode("utf-8")
+    return text_bytes(record.text or "")

@@ -58,7 +58,7 @@ def portable_files(
             model.decision,
             kind=wanted.litert,
             images=examples,
-            length=model.max_length or None,
+            length=model.max_length,
         )
         made[f"litert/model_{wanted.litert}.tflite"] = data, portable.litert_run(data)
     if wanted.onnx:

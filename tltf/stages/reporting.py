@@ -25,6 +25,7 @@ from tltf.spec import TransferSpec
 from tltf.stages import baselines
 from tltf.stages.data import committed_manifest
 from tltf.stages.gallery import Pictures, gallery
+from tltf.stages.others import others
 from tltf.stages.texts import say_truncated
 from tltf.stages.training import TrainingResult, answers, pooled_features, targets_of
 from tltf.trained import Trained
@@ -140,11 +141,11 @@ def _familiarity(
         "unknown": None,
     }
     if spec.unknown:
-        manifest = prepare.unlabelled(spec.unknown, max_image_pixels=spec.data.max_image_pixels)
-        strange = trained.familiarity.score(trained.features(trained.batches(manifest.records)))
+        found = others(trained, spec.unknown, spec.data)
+        strange = trained.familiarity.score(trained.features(trained.batches(found.records)))
         block["unknown"] = {
             "source": spec.unknown,
-            "left_out": len(manifest.excluded),
+            "left_out": found.left_out,
             **familiarity.unknown_block(known, strange, seed=spec.seed),
         }
     return block

@@ -30,7 +30,7 @@ from tltf.stages.texts import (
     say_truncated,
     training_batches,
 )
-from tltf.trained import Trained
+from tltf.trained import Trained, untrained
 from tltf.trained import load as load_trained
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
@@ -77,7 +77,7 @@ def run_phases(
 ) -> TrainingResult:
     """Trains the phases of a committed plan; commits ``weights/``."""
     placed = placed or Distribution()
-    result = untrained(model, plan, manifest)
+    result = untrained(model, plan.spec, manifest)
     _check_space(model, run, plan.spec)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
@@ -117,20 +117,9 @@ def join_training(
     """
     with placed.scope():
         plan, model = planned_model(spec, manifest)
-    result = untrained(model, plan, manifest)
+    result = untrained(model, plan.spec, manifest)
     _fit(result, plan.spec, manifest, run, lambda *_: None, interval=interval, say=say,
          progress=False, callbacks=(), placed=placed, micro_batch=micro_batch)  # fmt: skip
-
-
-def untrained(model: keras.Model, plan: recipes.Plan, manifest: Manifest) -> Trained:
-    """The model of a plan with its task and classes; no rule is fitted yet."""
-    return Trained(
-        model=model,
-        task=manifest.task,
-        classes=manifest.classes,
-        image_size=plan.spec.backbone.image_size or 0,
-        max_length=plan.spec.backbone.max_length or 0,
-    )
 
 
 def _fit(
