@@ -102,6 +102,13 @@ class TextBatches(Batches):
         del view
         return self.eval_dataset()
 
+    def hashed_dataset(self, view: int | None) -> tf.data.Dataset:
+        """As :meth:`Batches.hashed_dataset`: a text stands in its record, beside its hash."""
+        del view
+        hashes = tf.data.Dataset.from_tensor_slices([record.sha256 for record in self.records])
+        both = tf.data.Dataset.zip(self.eval_dataset(), hashes.batch(self.batch_size))
+        return read_ahead(both.map(lambda batch, sha256: (batch[0], sha256)))
+
     def with_records(self, records: Sequence[Record]) -> TextBatches:
         """The same settings for other records; what was encoded here is not encoded again."""
         place = {record.text: i for i, record in enumerate(self.records)}

@@ -15,8 +15,12 @@ import tensorflow as tf
 
 from tltf import storage
 from tltf.data.batches import Batches
+from tltf.data.contents import check_contents
+from tltf.errors import DataError, named_list
 from tltf.policies import Policy
 from tltf.training.boundary import Boundary
+from tltf.training.description import describe_graph as describe_graph
+from tltf.training.description import own_sources
 from tltf.training.featurestore import FeatureStore, prefix_digest
 from tltf.training.freezing import leaves
 from tltf.training.shards import Key
@@ -26,9 +30,6 @@ Shapes = Sequence[Sequence[int | None]]
 
 PLAIN = "plain"
 EXTRACT_BATCH = 32
-# Of a layer's configuration, what does not change what it computes.
-# A SavedModel's place and flags are such too; its SHA-256, in its configuration, is not.
-_NO_EFFECT = {"name", "trainable", "registered_name", "batch_shape", "seed", "handle", "trains"}
 
 
 def opened_store(
@@ -57,6 +58,9 @@ def opened_stores(
       reading: how an example becomes the prefix' input, :func:`tltf.data.reading.reading`.
       dtypes: of stored floats.
       shapes: those of the boundary with numbers for the axis of tokens, where there is one.
+
+    Raises:
+      UndescribableError: the prefix holds something that its key would have to leave out.
     """
     ingredients = {
         "graph": describe_graph(boundary.prefix),
@@ -64,6 +68,7 @@ def opened_stores(
         "reading": dict(reading),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "tltf": own_sources(),
     }
     arrays = (keras.ops.convert_to_numpy(v.value) for v in boundary.prefix.variables)
     digest = prefix_digest(ingredients, arrays)
@@ -93,13 +98,15 @@ def extract(
       compute: from images to the crossing tensors.
       batches: the examples; their augmentation is that of ``view``, none for None.
       progress: called with the number of rows of each batch done.
+
+    Raises:
+      BadInputsError: a file is not what was scanned, so that its row would be another one's.
     """
     keys = job_keys(batches, view)
     chosen = _without_row(store, keys, batches)
     if not chosen:
         return 0
     some = batches.with_records([batches.records[i] for i in chosen])
-    dataset = some.eval_dataset() if view is None else some.view_dataset(view)
     done = 0
     # Converting, hashing and writing one batch while the next is computed.
     with (
@@ -108,12 +115,13 @@ def extract(
         some.naming_unreadable(),
     ):
         writing: Future[None] | None = None
-        for x, _, _ in dataset:
+        for x, sha256 in some.hashed_dataset(view):
+            n = len(sha256)
+            check_contents(some.records[done : done + n], sha256, among=some.records)
             rows = [
                 _filled_up(np.asarray(t), shape)
                 for t, shape in zip(compute(x), store.shapes, strict=True)
             ]
-            n = len(rows[0])
             if writing is not None:
                 writing.result()
             part = [keys[i] for i in chosen[done : done + n]]
@@ -228,53 +236,15 @@ def plain_keys(batches: Batches) -> list[Key]:
 
 
 def _keys(batches: Batches, view: str) -> list[Key]:
+    if not batches.hashed:
+        without = [record.id for record in batches.records if not record.sha256]
+        raise DataError(
+            f"records whose content was not hashed, so that their features have no key:"
+            f" {named_list(without)}",
+            where="data",
+            next_action="scan them, or keep no features of them",
+        )
     return [f"{record.sha256}/{view}" for record in batches.records]
-
-
-def describe_graph(model: Any) -> list[Any]:
-    """What a functional model computes, without the names that differ from build to build.
-
-    One entry per node, bottom to top: the layer's class, its configuration, and which
-    earlier tensors it reads.
-    """
-    # seam: Function._nodes_by_depth
-    number: dict[int, int] = {id(t): i for i, t in enumerate(model.inputs)}
-    entries: list[Any] = [[list(t.shape[1:]) for t in model.inputs]]
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if node.operation is None or node.is_input:
-                continue
-            reads = [number[id(t)] for t in node.input_tensors]
-            entries.append([_describe(node.operation), reads, _literals(node)])
-            for tensor in node.outputs:
-                number[id(tensor)] = len(number)
-    return entries
-
-
-def _describe(operation: Any) -> Any:
-    if hasattr(operation, "_nodes_by_depth"):
-        return describe_graph(operation)
-    if isinstance(operation, keras.Sequential):
-        return [_describe(layer) for layer in operation.layers]
-    config = _without_names(operation.get_config())
-    return [type(operation).__name__, repr(config)]
-
-
-def _without_names(value: Any) -> Any:
-    if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k not in _NO_EFFECT and "initializer" not in k}
-        # A policy's name is what it computes in, not what it is called.
-        return {k: v if k == "dtype" else _without_names(v) for k, v in sorted(kept.items())}
-    if isinstance(value, list | tuple):
-        return [_without_names(item) for item in value]
-    return value
-
-
-def _literals(node: Any) -> str:
-    """Constants among a node's arguments, for example the factor of a multiplication."""
-    kinds = int | float | str | bool
-    flat = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
-    return repr([item for item in flat if isinstance(item, kinds)])
 
 
 def megabytes(count: float) -> str:
