@@ -8,40 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
+from painted import SIDE, N, painted, scanned
 from tiny import classifier
 
 from tltf.data.batches import Batches
 from tltf.data.indexing import Settings, build
-from tltf.data.manifest import BadInputsError, Manifest, Record
+from tltf.data.manifest import BadInputsError, Record
 from tltf.data.reading import reading
-from tltf.data.scan import scan
 from tltf.errors import DataError
 from tltf.stages import bulk
 from tltf.stages.bulk import EMBED, Job, Worker
 from tltf.training import boundary, features, freezing
 from tltf.training.featurestore import FeatureStore
-
-SIDE, N = 8, 9
-
-
-def painted(folder: Path, *, seed: int) -> list[Path]:
-    """Small pictures of noise under the same names; another seed paints all of them over."""
-    random = np.random.default_rng(seed)
-    paths = [folder / f"{i}.png" for i in range(N)]
-    for path in paths:
-        keras.utils.save_img(path, random.integers(0, 255, (SIDE, SIDE, 3)), scale=False)
-    return paths
-
-
-def scanned(paths: Sequence[Path]) -> Sequence[Record]:
-    records = tuple(
-        Record(id=path.name, path=str(path), label="ab"[i % 2]) for i, path in enumerate(paths)
-    )
-    listed = Manifest(task="single_label", classes=("a", "b"), records=records)
-    return scan(listed, max_image_pixels=10**6).records
 
 
 def indexed(paths: Sequence[Path]) -> Sequence[Record]:

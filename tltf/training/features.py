@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from tltf.training.description import describe_graph as describe_graph
 from tltf.training.description import own_sources
 from tltf.training.featurestore import FeatureStore, prefix_digest
 from tltf.training.freezing import leaves
-from tltf.training.shards import Key
+from tltf.training.shards import Key, Writer
 from tltf.training.stored import PREFIX
 
 Shapes = Sequence[Sequence[int | None]]
+Compute = Callable[[Any], Sequence[tf.Tensor]]
+"""From a batch, or the tensors that cross, to tensors; see :func:`compiled`."""
 
 PLAIN = "plain"
-EXTRACT_BATCH = 32
 
 
 def opened_store(
@@ -86,7 +88,7 @@ def opened_stores(
 
 def extract(
     store: FeatureStore,
-    compute: Callable[[Any], Sequence[tf.Tensor]],
+    compute: Compute,
     batches: Batches,
     *,
     view: int | None,
@@ -102,30 +104,46 @@ def extract(
     Raises:
       BadInputsError: a file is not what was scanned, so that its row would be another one's.
     """
+    return extract_through([(store, compute)], batches, view=view, progress=progress)
+
+
+def extract_through(
+    steps: Sequence[tuple[FeatureStore, Compute]],
+    batches: Batches,
+    *,
+    view: int | None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """As :func:`extract` of the last store, keeping what is computed on the way there.
+
+    Each step goes on with what the one before has computed, not with what was stored of it: rows of
+    half precision would give other rows above them than the whole network does.
+
+    Args:
+      steps: from the images to rows of the first store, from those to rows of the next.
+    """
     keys = job_keys(batches, view)
-    chosen = _without_row(store, keys, batches)
+    chosen = _without_row(steps[-1][0], keys, batches)
     if not chosen:
         return 0
     some = batches.with_records([batches.records[i] for i in chosen])
     done = 0
     # Converting, hashing and writing one batch while the next is computed.
     with (
-        store.writer() as writer,
+        ExitStack() as writers,
         ThreadPoolExecutor(1) as background,
         some.naming_unreadable(),
     ):
+        open_ones = [writers.enter_context(store.writer()) for store, _ in steps]
         writing: Future[None] | None = None
         for x, sha256 in some.hashed_dataset(view):
             n = len(sha256)
             check_contents(some.records[done : done + n], sha256, among=some.records)
-            rows = [
-                _filled_up(np.asarray(t), shape)
-                for t, shape in zip(compute(x), store.shapes, strict=True)
-            ]
+            part = [keys[i] for i in chosen[done : done + n]]
+            found = _computed([compute for _, compute in steps], x, n)
             if writing is not None:
                 writing.result()
-            part = [keys[i] for i in chosen[done : done + n]]
-            writing = background.submit(writer.append, part, rows)
+            writing = background.submit(_append, open_ones, [s for s, _ in steps], part, found)
             done += n
             if progress:
                 progress(n)
@@ -134,30 +152,30 @@ def extract(
     return done
 
 
-def extract_from(
-    lower: FeatureStore,
-    store: FeatureStore,
-    compute: Callable[[Any], Sequence[tf.Tensor]],
-    batches: Batches,
-    *,
-    view: int | None,
-    shapes: Shapes,
-) -> int:
-    """As :func:`extract`, from the rows that another store has of the same examples.
+def _computed(computes: Sequence[Compute], x: Any, n: int) -> list[list[np.ndarray]]:
+    """What each step gives for ``n`` examples; never for one alone, which is summed in another
+    order than many are, so that its row would depend on who is beside it."""
+    if n == 1:
+        x = keras.tree.map_structure(lambda t: tf.concat([t, t], axis=0), x)
+    found = []
+    for compute in computes:
+        x = compute(x)
+        found.append([np.asarray(tensor)[:n] for tensor in x])
+    return found
 
-    Args:
-      shapes: of those rows, see :func:`unpadded`.
-    """
-    keys = job_keys(batches, view)
-    chosen = _without_row(store, keys, batches)
-    with store.writer() as writer:
-        for start in range(0, len(chosen), EXTRACT_BATCH):
-            some = chosen[start : start + EXTRACT_BATCH]
-            part = [keys[i] for i in some]
-            below = unpadded(lower.gather(part), shapes, batches, np.array(some))
-            maps = [tf.constant(array) for array in below]
-            writer.append(part, [np.asarray(t) for t in compute(maps)])
-    return len(chosen)
+
+def _append(
+    writers: Sequence[Writer],
+    stores: Sequence[FeatureStore],
+    keys: Sequence[Key],
+    found: Sequence[Sequence[np.ndarray]],
+) -> None:
+    """Those rows that a store does not have yet."""
+    for writer, store, arrays in zip(writers, stores, found, strict=True):
+        new = [i for i, key in enumerate(keys) if key not in store]
+        if new:
+            rows = [_filled_up(a, s)[new] for a, s in zip(arrays, store.shapes, strict=True)]
+            writer.append([keys[i] for i in new], rows)
 
 
 def unpadded(
@@ -199,7 +217,7 @@ def job_keys(batches: Batches, view: int | None) -> list[Key]:
     return plain_keys(batches) if view is None else view_keys(batches, view)
 
 
-def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
+def compiled(model: keras.Model) -> Compute:
     """The model as one function, traced once for every batch size.
 
     Returns:
@@ -214,7 +232,12 @@ def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
         found = found if isinstance(found, list | tuple) else [found]
         return [tf.cast(t, tf.float32) if t.dtype.is_floating else t for t in found]
 
-    return lambda x: compute(list(x) if isinstance(x, list | tuple) else [x])
+    def cast(x: Any) -> Sequence[tf.Tensor]:
+        given = list(x) if isinstance(x, list | tuple) else [x]
+        # what crosses in half precision comes back in single
+        return compute([tf.cast(t, i.dtype) for t, i in zip(given, model.inputs, strict=True)])
+
+    return cast
 
 
 def view_keys(batches: Batches, view: int) -> list[Key]:
