@@ -17,6 +17,7 @@ from tltf.data.batches import Batches
 from tltf.data.manifest import Record
 from tltf.data.textbatches import TextBatches
 from tltf.models.initial import seeded_initializers
+from tltf.storage import file_sha256
 from tltf.training import boundary, features, freezing
 from tltf.training.caching import Cache, PhaseCache
 from tltf.training.fit import FitResult, fit_phases
@@ -45,7 +46,8 @@ def photos(folder: Path) -> list[Record]:
         pixels = random.integers(0, 120, (40, 36, 3)) + 130 * (i % 2)
         path = folder / f"{i:02d}.png"
         keras.utils.save_img(path, pixels, scale=False)
-        found.append(Record(id=path.name, path=str(path), label=CLASSES[i % 2], sha256=f"{i:064x}"))
+        digest = file_sha256(path)
+        found.append(Record(id=path.name, path=str(path), label=CLASSES[i % 2], sha256=digest))
     return found
 
 

@@ -17,6 +17,7 @@ from tltf.data.reading import reading
 from tltf.errors import ArgumentError
 from tltf.models.classifier import feature_model
 from tltf.models.initial import seeded_initializers
+from tltf.storage import file_sha256
 from tltf.training import boundary, featureepochs, features, freezing
 from tltf.training.caching import Cache
 from tltf.training.featureepochs import FeatureEpochs, eval_features, held
@@ -39,7 +40,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         pixels = random.integers(0, 120, (20, 20, 3)) + 130 * (i % 2)
         path = folder / f"{i:02d}.png"
         keras.utils.save_img(path, pixels, scale=False)
-        found.append(Record(id=path.name, path=str(path), label="ab"[i % 2], sha256=f"{i:064x}"))
+        digest = file_sha256(path)
+        found.append(Record(id=path.name, path=str(path), label="ab"[i % 2], sha256=digest))
     return found
 
 

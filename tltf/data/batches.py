@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from tltf.data.augmentation import Policy, augmenter, cutmix, mixup, policy
 from tltf.data.columns import Rows
+from tltf.data.contents import content_keys, hashed_reader, looked_up, unreadable_error
 from tltf.data.decoding import image_reader
-from tltf.data.manifest import BadInputsError, Record
+from tltf.data.manifest import Record
 from tltf.data.readahead import READERS, read_ahead
 from tltf.data.scan import find_unreadable
 from tltf.data.targets import factor_array, label_array, weight_array
@@ -92,7 +93,7 @@ class Batches:
         self.views = views
         self._given_class_weights = class_weights
         self._open()
-        keys, weights = _keys(self.records), weight_array(self.records)
+        keys, weights = content_keys(self.records), weight_array(self.records)
         factors = factor_array(self.records, class_weights or {})
         self._keys = tf.constant(keys)
         self._weights = tf.constant(weights)
@@ -264,6 +265,21 @@ class Batches:
         examples = tf.data.Dataset.range(self.n).map(example, READERS, deterministic=True)
         return read_ahead(self._batched(examples))
 
+    def hashed_dataset(self, view: int | None) -> tf.data.Dataset:
+        """``(x, sha256)`` of :meth:`view_dataset`, or of :meth:`eval_dataset` for None: strings
+        ``[b]`` in hex, of the bytes that were decoded. A row is stored under no other."""
+        read = hashed_reader(self.image_size)
+        changes = derived_seed(self.seed, "augment", view or 0)[0]
+
+        def example(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image, sha256 = read(self._path(i))
+            if view is None:
+                return image, sha256
+            return self._changed(image, tf.stack([changes, self._keys[i]])), sha256
+
+        examples = tf.data.Dataset.range(self.n).map(example, READERS, deterministic=True)
+        return read_ahead(self._batched(examples))
+
     @contextmanager
     def naming_unreadable(self) -> Iterator[None]:
         """Around a loop over batches: a failure to read or decode names the file.
@@ -280,18 +296,12 @@ class Batches:
             bad = find_unreadable(self.records)
             if not bad:
                 raise
-            raise BadInputsError(
-                f"{len(bad)} of {self.n} files became unreadable: "
-                + named_list(f"{b.id} ({b.reason})" for b in bad),
-                excluded=bad,
-                where="data",
-                next_action="restore them and start the same command again",
-            ) from error
+            raise unreadable_error(bad, n=self.n) from error
 
     def _open(self) -> None:
         """What :meth:`_image` reads from."""
         if isinstance(self.records, Rows):
-            self._path = _looked_up(self.records)
+            self._path = looked_up(self.records)
             return
         without = [record.id for record in self.records if record.path is None]
         if without:
@@ -304,7 +314,10 @@ class Batches:
 
     def _image(self, i: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         image = image_reader(self.image_size)(self._path(i))
-        return image if seed is None else augmenter(self.policy, self.image_size)(image, seed)
+        return image if seed is None else self._changed(image, seed)
+
+    def _changed(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return augmenter(self.policy, self.image_size)(image, seed)
 
     def _target(self, i: tf.Tensor, *, soft: bool = False) -> tf.Tensor:
         soft = soft and self._soft is not None
@@ -377,23 +390,3 @@ def _check(
     if task == "regression" and (class_weights or mix == "cutmix"):
         what = "class weights" if class_weights else "cutmix"
         raise ArgumentError(f"{what} with task='regression'", where="--task")
-
-
-def _keys(records: Sequence[Record]) -> np.ndarray:
-    """int32 ``[n]`` that augmentation is seeded with: from the content once it is known."""
-    if isinstance(records, Rows):
-        return records.keys()
-    heads = [bytes.fromhex(record.sha256[:8]) for record in records]
-    keys = [int.from_bytes(x, "big", signed=True) if x else i for i, x in enumerate(heads)]
-    return np.array(keys, np.int32)
-
-
-def _looked_up(rows: Rows) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From a number to its path, read from the index when it is wanted."""
-    read = rows.path_reader()
-
-    def path(i: tf.Tensor) -> tf.Tensor:
-        found = tf.numpy_function(lambda n: read(int(n)), [i], tf.string, stateful=False)
-        return tf.ensure_shape(found, ())
-
-    return path

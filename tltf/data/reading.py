@@ -6,8 +6,8 @@ import hashlib
 import inspect
 from typing import Any
 
-from tltf.data import augmentation, decoding, wordpiece
-from tltf.data.batches import Batches
+from tltf.data import augmentation, characters, decoding, graph_headers, textbatches, wordpiece
+from tltf.data.batches import Batches, derived_seed
 
 
 def reading(batches: Batches) -> dict[str, Any]:
@@ -18,13 +18,20 @@ def reading(batches: Batches) -> dict[str, Any]:
     """
     if batches.image_size == 0:
         # The vocabulary is in the configuration of the network's first layer.
-        return {"input_size": batches.input_size, "tokenizing": _source(wordpiece)}
+        return {
+            "input_size": batches.input_size,
+            "tokenizing": _source(wordpiece, characters, textbatches.encode),
+        }
     return {
         "input_size": batches.input_size,
-        "decoding": _source(decoding),
-        "augmentation": _source(augmentation),
+        "decoding": _source(decoding, graph_headers),
+        "augmentation": _source(augmentation, derived_seed),
     }
 
 
-def _source(module: Any) -> str:
-    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+def _source(*things: Any) -> str:
+    """Of modules and functions, those with them that they lean on."""
+    state = hashlib.sha256()
+    for thing in things:
+        state.update(inspect.getsource(thing).encode())
+    return state.hexdigest()

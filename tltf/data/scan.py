@@ -34,6 +34,7 @@ from tltf.data.manifest import SKIP, BadInputsError, Excluded, Manifest, Record
 from tltf.data.scancache import ScanCache
 from tltf.errors import named_list, printable
 
+CHANGED = "changed since it was scanned"
 _PIECE = 4096
 # Decodes above this size run one at a time, whatever the number of threads.
 _LARGE_DECODED_BYTES = 24 << 20
@@ -211,7 +212,7 @@ def find_unreadable(
             except OSError as error:
                 return os_reason(error)
             # Same bytes as in the scan decode as they did in the scan.
-            return "" if digest == record.sha256 else "changed since it was scanned"
+            return "" if digest == record.sha256 else CHANGED
         return _check(record, 2**63, ScanCache(None)).reason
 
     bad, rest = [], iter(records)

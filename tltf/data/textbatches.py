@@ -113,6 +113,29 @@ class TextBatches(Batches):
         del view
         return self.eval_dataset()
 
+    def hashed_dataset(self, view: int | None) -> tf.data.Dataset:
+        """As :meth:`Batches.hashed_dataset`: a text stands in its record, beside its hash.
+
+        A batch ends where the padded length changes, so that what is computed of a text does not
+        depend on the texts beside it; :meth:`for_extraction` puts equal ones together.
+        """
+        del view
+        ends = np.flatnonzero(np.diff(self._padded_lengths())) + 1
+        parts = np.split(np.arange(self.n), ends)
+        spans = [
+            (part[i], min(part[i] + self.batch_size, part[-1] + 1))
+            for part in parts
+            for i in range(0, len(part), self.batch_size)
+        ]
+        hashes = tf.constant([record.sha256 for record in self.records])
+
+        def batch(span: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            chosen = tf.range(span[0], span[1])
+            return self.ids(chosen), tf.gather(hashes, chosen)
+
+        steps = tf.data.Dataset.from_tensor_slices(np.array(spans, np.int64))
+        return read_ahead(steps.map(batch, 2, deterministic=True))
+
     def with_records(self, records: Sequence[Record]) -> TextBatches:
         """The same settings for other records; what was encoded here is not encoded again."""
         place = {record.text: i for i, record in enumerate(self.records)}
@@ -161,8 +184,12 @@ class TextBatches(Batches):
         return rounded(int(self.lengths[chosen].max()), self.max_length)
 
     def for_extraction(self, records: Sequence[Record]) -> list[int]:
-        """Texts of like length together."""
-        return sorted(range(len(records)), key=lambda i: len(records[i].text or ""))
+        """Texts of like length together, see :meth:`hashed_dataset`."""
+        lengths = self.with_records(records)._padded_lengths()
+        return np.argsort(lengths, kind="stable").tolist()
+
+    def _padded_lengths(self) -> np.ndarray:
+        return np.minimum(-(-self.lengths // STEP) * STEP, self.max_length)
 
     def _open(self) -> None:
         without = [record.id for record in self.records if record.text is None]

@@ -23,6 +23,7 @@ import numpy as np
 from tltf import storage, trained
 from tltf.backbones import backbone as build_backbone
 from tltf.data.batches import Batches
+from tltf.data.contents import check_contents
 from tltf.data.manifest import Manifest, Record
 from tltf.data.reading import reading
 from tltf.data.scan import examine
@@ -213,5 +214,10 @@ class Network:
                 stored.extract(each, self.compute, data, view=None)
             return featurefiles.Part(records=tuple(records), features=np.zeros((0, 0), np.float32))
         with data.naming_unreadable():
-            rows = [np.asarray(self.compute(x)[0]) for x, _, _ in data.eval_dataset()]
+            rows, done = [], 0
+            for x, sha256 in data.hashed_dataset(None):
+                part = records[done : done + len(sha256)]
+                check_contents(part, sha256, among=records)
+                rows.append(np.asarray(self.compute(x)[0]))
+                done += len(part)
         return featurefiles.Part(records=tuple(records), features=np.concatenate(rows))

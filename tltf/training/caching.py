@@ -26,7 +26,7 @@ from tltf.training import boundary as boundaries
 from tltf.training import features, freezing, gain, stored
 from tltf.training.boundary import Boundary
 from tltf.training.featureepochs import FeatureData, FeatureEpochs, eval_features
-from tltf.training.features import megabytes
+from tltf.training.features import Compute, megabytes
 from tltf.training.featurestore import FeatureStore, free_bytes
 
 Say = Callable[[str], None]
@@ -72,8 +72,9 @@ class PhaseCache:
     """Stored features for the phases of one model.
 
     A phase that trains only the head wants pooled features, a later one the maps at its own
-    boundary, below. Then the maps are computed first and the pooled features from them, so
-    that each view of each image crosses the frozen network once.
+    boundary, below. Then both are kept of one pass, so that each view of each image crosses the
+    frozen network once. The pooled ones come from the maps as they were computed, never from
+    those that were stored in fewer bits: a row is the same by every route.
 
     Args:
       cache: where and how.
@@ -171,9 +172,10 @@ class PhaseCache:
             stores = self._opened(cut)
             if why := self._beyond(stores, jobs):
                 return self._off(name, why)
-            missing = _missing(stores, jobs, self.cache.dtype)
-            if missing and not (self.decision.pays or self.cache.always):
+            # Whatever is stored already: a full cache and an empty one give the same weights.
+            if not (self.decision.pays or self.cache.always):
                 return self._off(name, self.decision.reason)
+            missing = _missing(stores, jobs, self.cache.dtype)
             need = sum(stores[dtype].row_bytes * n for dtype, n in missing.items())
             if self.cache.cap_bytes < need or FREE_SHARE * free_bytes(self.cache.folder) < need:
                 free = megabytes(free_bytes(self.cache.folder))
@@ -212,17 +214,16 @@ class PhaseCache:
     def _fill(self, cut: Boundary, stores: dict[str, FeatureStore], jobs: Sequence[Job]) -> None:
         started = time.monotonic()
         with ExitStack() as locks:
-            for store in stores.values():
-                locks.enter_context(store.locked())
+            route = self._route(cut, stores)
+            for by_dtype, _ in route:
+                for store in by_dtype.values():
+                    locks.enter_context(store.locked())
             count = sum(_missing(stores, jobs, self.cache.dtype).values())
-            if count and cut.pooled and self.lower is not None:
-                self._fill_from_below(stores, jobs)
-            elif count:
-                compute = features.compiled(cut.prefix)
+            if count:
                 with Bar("features", count, unit="examples", shown=self.progress) as bar:
                     for batches, view in jobs:
-                        store = stores[self._dtype(view)]
-                        features.extract(store, compute, batches, view=view, progress=bar.advance)
+                        steps = [(x[self._dtype(view)], compute()) for x, compute in route]
+                        features.extract_through(steps, batches, view=view, progress=bar.advance)
         rows = len({key for job in jobs for key in features.job_keys(*job)})
         unit = "a token" if any(None in shape for shape in cut.shapes) else "an example"
         self.cache.say(
@@ -232,18 +233,17 @@ class PhaseCache:
             f" {' and '.join(stores)}"
         )
 
-    def _fill_from_below(self, stores: dict[str, FeatureStore], jobs: Sequence[Job]) -> None:
-        lower = self.lower
-        if lower is None:
-            return
-        below = self._opened(lower)
-        self._fill(lower, below, jobs)
-        compute = features.compiled(boundaries.pooled_above(self.model, lower))
-        for batches, view in jobs:
-            dtype = self._dtype(view)
-            features.extract_from(
-                below[dtype], stores[dtype], compute, batches, view=view, shapes=lower.shapes
-            )
+    def _route(
+        self, cut: Boundary, stores: dict[str, FeatureStore]
+    ) -> list[tuple[dict[str, FeatureStore], Callable[[], Compute]]]:
+        """From the examples to ``cut``, by way of the maps of a later phase if there are some."""
+        if not cut.pooled or self.lower is None:
+            return [(stores, _once(cut.prefix))]
+        above = boundaries.pooled_above(self.model, self.lower)
+        return [
+            (self._opened(self.lower), _once(self.lower.prefix)),
+            (stores, _once(above)),
+        ]
 
     def _dtype(self, view: int | None) -> str:
         return EXACT if view is None else self.cache.dtype
@@ -264,6 +264,11 @@ class _LastCut:
     def pooled_above(self) -> Part:
         """From what crosses to pooled features."""
         return features.compiled(boundaries.pooled_above(self._model, self.cut))
+
+
+def _once(model: keras.Model) -> Callable[[], Compute]:
+    """The model as a function, made when it is wanted first."""
+    return functools.cache(lambda: features.compiled(model))
 
 
 def _pooled(found: tuple[_LastCut, Any] | None) -> np.ndarray | None:

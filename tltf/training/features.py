@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,22 @@ import tensorflow as tf
 
 from tltf import storage
 from tltf.data.batches import Batches
+from tltf.data.contents import check_contents
+from tltf.errors import DataError, named_list
 from tltf.policies import Policy
 from tltf.training.boundary import Boundary
+from tltf.training.description import describe_graph as describe_graph
+from tltf.training.description import own_sources
 from tltf.training.featurestore import FeatureStore, prefix_digest
 from tltf.training.freezing import leaves
-from tltf.training.shards import Key
+from tltf.training.shards import Key, Writer
 from tltf.training.stored import PREFIX
 
 Shapes = Sequence[Sequence[int | None]]
+Compute = Callable[[Any], Sequence[tf.Tensor]]
+"""From a batch, or the tensors that cross, to tensors; see :func:`compiled`."""
 
 PLAIN = "plain"
-EXTRACT_BATCH = 32
-# Of a layer's configuration, what does not change what it computes.
-# A SavedModel's place and flags are such too; its SHA-256, in its configuration, is not.
-_NO_EFFECT = {"name", "trainable", "registered_name", "batch_shape", "seed", "handle", "trains"}
 
 
 def opened_store(
@@ -57,6 +60,9 @@ def opened_stores(
       reading: how an example becomes the prefix' input, :func:`tltf.data.reading.reading`.
       dtypes: of stored floats.
       shapes: those of the boundary with numbers for the axis of tokens, where there is one.
+
+    Raises:
+      UndescribableError: the prefix holds something that its key would have to leave out.
     """
     ingredients = {
         "graph": describe_graph(boundary.prefix),
@@ -64,6 +70,7 @@ def opened_stores(
         "reading": dict(reading),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "tltf": own_sources(),
     }
     arrays = (keras.ops.convert_to_numpy(v.value) for v in boundary.prefix.variables)
     digest = prefix_digest(ingredients, arrays)
@@ -81,7 +88,7 @@ def opened_stores(
 
 def extract(
     store: FeatureStore,
-    compute: Callable[[Any], Sequence[tf.Tensor]],
+    compute: Compute,
     batches: Batches,
     *,
     view: int | None,
@@ -93,31 +100,50 @@ def extract(
       compute: from images to the crossing tensors.
       batches: the examples; their augmentation is that of ``view``, none for None.
       progress: called with the number of rows of each batch done.
+
+    Raises:
+      BadInputsError: a file is not what was scanned, so that its row would be another one's.
+    """
+    return extract_through([(store, compute)], batches, view=view, progress=progress)
+
+
+def extract_through(
+    steps: Sequence[tuple[FeatureStore, Compute]],
+    batches: Batches,
+    *,
+    view: int | None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """As :func:`extract` of the last store, keeping what is computed on the way there.
+
+    Each step goes on with what the one before has computed, not with what was stored of it: rows of
+    half precision would give other rows above them than the whole network does.
+
+    Args:
+      steps: from the images to rows of the first store, from those to rows of the next.
     """
     keys = job_keys(batches, view)
-    chosen = _without_row(store, keys, batches)
+    chosen = _without_row(steps[-1][0], keys, batches)
     if not chosen:
         return 0
     some = batches.with_records([batches.records[i] for i in chosen])
-    dataset = some.eval_dataset() if view is None else some.view_dataset(view)
     done = 0
     # Converting, hashing and writing one batch while the next is computed.
     with (
-        store.writer() as writer,
+        ExitStack() as writers,
         ThreadPoolExecutor(1) as background,
         some.naming_unreadable(),
     ):
+        open_ones = [writers.enter_context(store.writer()) for store, _ in steps]
         writing: Future[None] | None = None
-        for x, _, _ in dataset:
-            rows = [
-                _filled_up(np.asarray(t), shape)
-                for t, shape in zip(compute(x), store.shapes, strict=True)
-            ]
-            n = len(rows[0])
+        for x, sha256 in some.hashed_dataset(view):
+            n = len(sha256)
+            check_contents(some.records[done : done + n], sha256, among=some.records)
+            part = [keys[i] for i in chosen[done : done + n]]
+            found = _computed([compute for _, compute in steps], x, n)
             if writing is not None:
                 writing.result()
-            part = [keys[i] for i in chosen[done : done + n]]
-            writing = background.submit(writer.append, part, rows)
+            writing = background.submit(_append, open_ones, [s for s, _ in steps], part, found)
             done += n
             if progress:
                 progress(n)
@@ -126,30 +152,30 @@ def extract(
     return done
 
 
-def extract_from(
-    lower: FeatureStore,
-    store: FeatureStore,
-    compute: Callable[[Any], Sequence[tf.Tensor]],
-    batches: Batches,
-    *,
-    view: int | None,
-    shapes: Shapes,
-) -> int:
-    """As :func:`extract`, from the rows that another store has of the same examples.
+def _computed(computes: Sequence[Compute], x: Any, n: int) -> list[list[np.ndarray]]:
+    """What each step gives for ``n`` examples; never for one alone, which is summed in another
+    order than many are, so that its row would depend on who is beside it."""
+    if n == 1:
+        x = keras.tree.map_structure(lambda t: tf.concat([t, t], axis=0), x)
+    found = []
+    for compute in computes:
+        x = compute(x)
+        found.append([np.asarray(tensor)[:n] for tensor in x])
+    return found
 
-    Args:
-      shapes: of those rows, see :func:`unpadded`.
-    """
-    keys = job_keys(batches, view)
-    chosen = _without_row(store, keys, batches)
-    with store.writer() as writer:
-        for start in range(0, len(chosen), EXTRACT_BATCH):
-            some = chosen[start : start + EXTRACT_BATCH]
-            part = [keys[i] for i in some]
-            below = unpadded(lower.gather(part), shapes, batches, np.array(some))
-            maps = [tf.constant(array) for array in below]
-            writer.append(part, [np.asarray(t) for t in compute(maps)])
-    return len(chosen)
+
+def _append(
+    writers: Sequence[Writer],
+    stores: Sequence[FeatureStore],
+    keys: Sequence[Key],
+    found: Sequence[Sequence[np.ndarray]],
+) -> None:
+    """Those rows that a store does not have yet."""
+    for writer, store, arrays in zip(writers, stores, found, strict=True):
+        new = [i for i, key in enumerate(keys) if key not in store]
+        if new:
+            rows = [_filled_up(a, s)[new] for a, s in zip(arrays, store.shapes, strict=True)]
+            writer.append([keys[i] for i in new], rows)
 
 
 def unpadded(
@@ -191,7 +217,7 @@ def job_keys(batches: Batches, view: int | None) -> list[Key]:
     return plain_keys(batches) if view is None else view_keys(batches, view)
 
 
-def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
+def compiled(model: keras.Model) -> Compute:
     """The model as one function, traced once for every batch size.
 
     Returns:
@@ -206,7 +232,12 @@ def compiled(model: keras.Model) -> Callable[[Any], Sequence[tf.Tensor]]:
         found = found if isinstance(found, list | tuple) else [found]
         return [tf.cast(t, tf.float32) if t.dtype.is_floating else t for t in found]
 
-    return lambda x: compute(list(x) if isinstance(x, list | tuple) else [x])
+    def cast(x: Any) -> Sequence[tf.Tensor]:
+        given = list(x) if isinstance(x, list | tuple) else [x]
+        # what crosses in half precision comes back in single
+        return compute([tf.cast(t, i.dtype) for t, i in zip(given, model.inputs, strict=True)])
+
+    return cast
 
 
 def view_keys(batches: Batches, view: int) -> list[Key]:
@@ -228,53 +259,15 @@ def plain_keys(batches: Batches) -> list[Key]:
 
 
 def _keys(batches: Batches, view: str) -> list[Key]:
+    if not batches.hashed:
+        without = [record.id for record in batches.records if not record.sha256]
+        raise DataError(
+            f"records whose content was not hashed, so that their features have no key:"
+            f" {named_list(without)}",
+            where="data",
+            next_action="scan them, or keep no features of them",
+        )
     return [f"{record.sha256}/{view}" for record in batches.records]
-
-
-def describe_graph(model: Any) -> list[Any]:
-    """What a functional model computes, without the names that differ from build to build.
-
-    One entry per node, bottom to top: the layer's class, its configuration, and which
-    earlier tensors it reads.
-    """
-    # seam: Function._nodes_by_depth
-    number: dict[int, int] = {id(t): i for i, t in enumerate(model.inputs)}
-    entries: list[Any] = [[list(t.shape[1:]) for t in model.inputs]]
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if node.operation is None or node.is_input:
-                continue
-            reads = [number[id(t)] for t in node.input_tensors]
-            entries.append([_describe(node.operation), reads, _literals(node)])
-            for tensor in node.outputs:
-                number[id(tensor)] = len(number)
-    return entries
-
-
-def _describe(operation: Any) -> Any:
-    if hasattr(operation, "_nodes_by_depth"):
-        return describe_graph(operation)
-    if isinstance(operation, keras.Sequential):
-        return [_describe(layer) for layer in operation.layers]
-    config = _without_names(operation.get_config())
-    return [type(operation).__name__, repr(config)]
-
-
-def _without_names(value: Any) -> Any:
-    if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k not in _NO_EFFECT and "initializer" not in k}
-        # A policy's name is what it computes in, not what it is called.
-        return {k: v if k == "dtype" else _without_names(v) for k, v in sorted(kept.items())}
-    if isinstance(value, list | tuple):
-        return [_without_names(item) for item in value]
-    return value
-
-
-def _literals(node: Any) -> str:
-    """Constants among a node's arguments, for example the factor of a multiplication."""
-    kinds = int | float | str | bool
-    flat = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
-    return repr([item for item in flat if isinstance(item, kinds)])
 
 
 def megabytes(count: float) -> str:

@@ -16,7 +16,8 @@ from tltf import storage
 from tltf.errors import StorageError
 from tltf.training.rowcodec import Layout
 
-FORMAT = 2
+FORMAT = 3
+"""3: a row is of the bytes that its key names; those of before may be of others."""
 SHARD_BYTES = 256_000_000
 SHARD_SECONDS = 60.0
 
