@@ -33,6 +33,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "head": {"pooling": "flatten", "hidden": (7, 5), "activation": "tanh", "dropout": 0, "l2": 1},
     "adapt": {"target": "other", "method": "mmd", "weight": 0.5, "shots": 3, "sources": ("b", "c")},
     "": {
+        "effort": "fast",
+        "validation": "folds:7",
         "augment": "strong",
         "mix": "cutmix",
         "batch_size": 3,
