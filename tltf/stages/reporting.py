@@ -26,7 +26,7 @@ from tltf.stages import baselines
 from tltf.stages.data import committed_manifest
 from tltf.stages.gallery import Pictures, gallery
 from tltf.stages.texts import say_truncated
-from tltf.stages.training import TrainingResult, answers, targets_of
+from tltf.stages.training import TrainingResult, answers, pooled_features, targets_of
 from tltf.trained import Trained
 
 Say = Callable[[str], None]
@@ -74,7 +74,7 @@ def run_reporting(
         )
         outputs = {name: x[0] for name, x in compared.outputs.items() if name != baselines.OWN}
     found["slices"] = _slices(data, probabilities, targets, trained)
-    features = trained.features(data)
+    features = pooled_features(trained, result.fit, data)
     found["familiarity"] = _familiarity(trained, features, spec)
     pictures: Pictures = {}
     if trained.task == "single_label":
