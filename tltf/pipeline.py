@@ -124,7 +124,7 @@ def transfer(
             if spec.adapt.target:
                 adapted = run_adapting(spec, manifest, run, say=say, progress=progress)
                 report = run_adaptation_report(adapted, manifest, run, command=command)
-                trained, plan, resumed_from = adapted.trained, adapted.plan, None
+                trained, plan, fit, resumed_from = adapted.trained, adapted.plan, None, None
             else:
                 result = run_training(
                     spec, manifest, run, interval=interval, say=say, progress=progress,
@@ -133,8 +133,9 @@ def transfer(
                 report = run_reporting(result, manifest, run, command=command, say=say)
                 if tensorboard:
                     write_logs(run, report, result.references)
-                trained, plan, resumed_from = result.trained, result.plan, result.fit.resumed_from
-            run_explaining(trained, manifest, run)
+                trained, plan, fit = result.trained, result.plan, result.fit
+                resumed_from = fit.resumed_from
+            run_explaining(trained, manifest, run, fit=fit)
             if gate is not None:
                 gate.check(report, kept=f"the model and its report in {run.path}")
             servable = run_exporting(trained, plan.spec, manifest, run)

@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tltf.data import duplicates, folders, headers, scan, sources, splits
+from tltf.data import duplicates, folders, headers, scan, scancache, sources, splits
 from tltf.data.columns import IndexedManifest
 from tltf.data.manifest import Manifest, Record, is_index
+from tltf.data.scancache import ScanCache
 from tltf.data.shots import SHOTS, with_shots
 from tltf.errors import ArgumentError, DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
@@ -200,14 +201,20 @@ def unlabelled(source: str, *, max_image_pixels: int) -> Manifest:
 
 
 def median_side(records: Sequence[Record]) -> int:
-    """Median of the images' shorter sides in pixels, from the headers of up to 200 of them;
-    0 for texts."""
+    """Median of the images' shorter sides in pixels, from the headers of up to 200 of them, which
+    the scan has kept; 0 for texts."""
     if records and records[0].path is None:
         return 0
     step = max(1, len(records) // SAMPLED_SIDES)
-    sides = []
-    for record in records[::step]:
+    with scancache.opened() as cache:
+        return int(statistics.median(_shorter_side(r, cache) for r in records[::step]))
+
+
+def _shorter_side(record: Record, cache: ScanCache) -> int:
+    known = cache.found_in(record.sha256) if record.sha256 else None
+    if known:
+        header = headers.Header(**known["header"])
+    else:
         data = Path(record.path or "").read_bytes()
         header = headers.read_header(data, headers.kind_of(data) or "")
-        sides.append(min(header.width, header.height))
-    return int(statistics.median(sides))
+    return min(header.width, header.height)

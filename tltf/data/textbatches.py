@@ -29,6 +29,8 @@ LEAST = 3
 """Tokens of a text that is read at all."""
 WINDOW = 50
 ENCODED_AT_ONCE = 1024
+REMEMBERED = 4
+"""Splits whose ids are kept: those of a run, and one more."""
 
 
 class TextBatches(Batches):
@@ -229,7 +231,43 @@ class EncodedTexts:
 
 
 def encode(tokenizer: WordPiece, texts: Sequence[str], *, max_length: int) -> EncodedTexts:
-    """Ids of many texts, each of at most ``max_length`` tokens; the processors share them."""
+    """Ids of many texts, each of at most ``max_length`` tokens; the processors share them.
+
+    The splits of a run are read by several of its stages, and counted before the length is chosen;
+    what was encoded of the last few is remembered, and cut to the length that is asked for.
+    """
+    kept = _remembered(tokenizer, tuple(texts))
+    if kept.found is None or kept.max_length < max_length:
+        kept.found = _encoded(tokenizer, texts, max_length=max_length)
+        kept.max_length = max_length
+    return _shortened(kept.found, max_length, tokenizer.sep)
+
+
+@dataclass
+class _Remembered:
+    found: EncodedTexts | None = None
+    max_length: int = 0
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _remembered(tokenizer: WordPiece, texts: tuple[str, ...]) -> _Remembered:
+    del tokenizer, texts
+    return _Remembered()
+
+
+def _shortened(found: EncodedTexts, length: int, sep: int) -> EncodedTexts:
+    """As if so many tokens had been asked for: a text that is cut still ends with [SEP]."""
+    longer = found.ids.row_lengths().numpy() > length
+    if not longer.any():
+        return found
+    head = found.ids[:, :length]
+    ends = np.cumsum(head.row_lengths().numpy())[longer] - 1
+    values = head.flat_values.numpy().copy()
+    values[ends] = sep
+    return EncodedTexts(head.with_flat_values(tf.constant(values)), found.cut | longer)
+
+
+def _encoded(tokenizer: WordPiece, texts: Sequence[str], *, max_length: int) -> EncodedTexts:
     some, threads = _encoder(tokenizer, max_length), os.cpu_count() or 1
     size = max(1, min(ENCODED_AT_ONCE, -(-len(texts) // threads)))
 

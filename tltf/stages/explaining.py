@@ -8,21 +8,30 @@ from tltf import storage
 from tltf.data.manifest import Manifest
 from tltf.evaluation.attributions import attribute, page
 from tltf.rundir import RunDir
+from tltf.stages.training import answers
 from tltf.trained import Trained
+from tltf.training.fit import FitResult
 
 MOST = 12
 
 
-def run_explaining(model: Trained, manifest: Manifest, run: RunDir) -> None:
+def run_explaining(
+    model: Trained, manifest: Manifest, run: RunDir, *, fit: FitResult | None = None
+) -> None:
     """Leaves ``report/tokens.json`` and ``report/tokens.html``; nothing for images.
 
     The test texts with the smallest margin between the two likeliest classes are shown: there
     the words that decided matter most.
+
+    Args:
+      fit: of the training, whose stored features answer for the texts once more; None where
+        nothing was stored.
     """
     records = manifest.split("test")
     if model.tokenizer is None or not records:
         return
-    logits = model.logits(model.batches(records))
+    data = model.batches(records)
+    logits = answers(model, fit, data) if fit else model.logits(data)
     ordered = np.sort(logits, axis=1)
     margins = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.abs(ordered[:, 0])
     chosen = np.argsort(margins, kind="stable")[:MOST]
