@@ -29,8 +29,9 @@ Fold = tuple[Ints, Ints]
 
 STRENGTHS: Sequence[float] = tuple(10.0 ** (k / 2) for k in range(-4, 9))
 """0.01 to 10,000, by half powers of ten."""
-WORSE_IN_A_ROW = 2
-"""After so many strengths without a lower loss a path ends: the last ones cost the most."""
+IDLE_IN_A_ROW, IDLE, BEGUN = 2, 0.005, 0.9
+"""After so many strengths that raise the loss, or lower it by less than this share once it has
+fallen below 0.9 of the first one's, a path ends: the last strengths cost the most."""
 TOLERANCE, ITERATIONS = 1e-4, 500
 ABSENT = -20.0
 """Logit of a class that no training example has: a probability of 2e-9."""
@@ -143,7 +144,7 @@ def cross_fit(
     width: int,
     strengths: Sequence[float] = STRENGTHS,
 ) -> CrossFit:
-    """The path of every fold side by side, until the loss out of fold gets worse.
+    """The path of every fold side by side, until the loss out of fold gets no lower.
 
     Args:
       rows: ``[n, r]``, for example :attr:`Basis.rows`.
@@ -160,17 +161,18 @@ def cross_fit(
     paths = [Path(rows[fit], targets[fit], width=width) for fit, _ in folds]
     counted = learnable(targets, folds)
     best: CrossFit | None = None
-    worse = 0
+    idle, first = 0, np.inf
     for strength in strengths:
         logits = np.full(targets.values.shape, np.nan)
         for path, (_, held) in zip(paths, folds, strict=True):
             logits[held] = path(strength)(rows[held])
         loss = mean_loss(logits[counted], targets[counted])
-        if best is None or loss < best.loss:
-            best, worse = CrossFit(strength=strength, logits=logits, loss=loss), 0
-            continue
-        worse += 1
-        if worse == WORSE_IN_A_ROW:
+        before, first = (loss, loss) if best is None else (best.loss, first)
+        if best is None or loss < before:
+            best = CrossFit(strength=strength, logits=logits, loss=loss)
+        least = (1 - IDLE) * before if before < BEGUN * first else before
+        idle = 0 if loss < least or strength == strengths[0] else idle + 1
+        if idle == IDLE_IN_A_ROW:
             break
     if best is None:
         raise ValueError("no strength to choose from")
