@@ -170,9 +170,10 @@ def summary(done: Run, gate: Gate | None = None) -> list[str]:
 
 
 def metric_line(name: str, estimate: dict[str, float]) -> str:
-    """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``."""
-    return "{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f}, n={n})".format(
-        name=name, **estimate
+    """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``, with groups ``n=45 in 9 groups``."""
+    groups = f" in {estimate['groups']} groups" if "groups" in estimate else ""
+    return "{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f}, n={n}{of})".format(
+        name=name, of=groups, **estimate
     )
 
 

@@ -11,6 +11,7 @@ from tltf.data import duplicates, folders, headers, scan, sources, splits
 from tltf.data.columns import IndexedManifest
 from tltf.data.manifest import Manifest, Record, is_index
 from tltf.data.shots import SHOTS, with_shots
+from tltf.data.spreading import spread
 from tltf.errors import ArgumentError, DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
 
@@ -193,9 +194,8 @@ def median_side(records: Sequence[Record]) -> int:
     0 for texts."""
     if records and records[0].path is None:
         return 0
-    step = max(1, len(records) // SAMPLED_SIDES)
     sides = []
-    for record in records[::step]:
+    for record in spread(records, most=SAMPLED_SIDES):
         data = Path(record.path or "").read_bytes()
         header = headers.read_header(data, headers.kind_of(data) or "")
         sides.append(min(header.width, header.height))

@@ -41,14 +41,21 @@ class Gate:
                 next_action=f"use one of {named_list(metrics, most=12)}",
             )
         found = metrics[self.metric]
+        groups = f" in {found['groups']} groups" if "groups" in found else ""
         if not _OPERATORS[self.sign](found["value"], self.bound):
             raise GateError(
-                f"{self.metric} is {found['value']:.4f} (95 % interval {found['low']:.4f} to"
-                f" {found['high']:.4f}, n={found['n']}), asked for {self.sign} {self.bound:g}",
+                f"{self.metric} is {found['value']:.4f} ({_interval(found)}n={found['n']}{groups}),"
+                f" asked for {self.sign} {self.bound:g}",
                 where="--assert_metric",
                 kept=kept,
                 next_action="read the report; nothing was exported",
             )
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    if found["low"] is None:
+        return ""
+    return f"95 % interval {found['low']:.4f} to {found['high']:.4f}, "
 
 
 def parse_gate(text: str) -> Gate:

@@ -33,6 +33,8 @@ def summary(report: Mapping[str, Any]) -> str:
         interval = f"95 % interval {low} to {high}"
     part = "target" if report.get("adaptation") else "test"
     scope = f"{n:,} {part} example{'' if n == 1 else 's'}"
+    if estimate.get("groups"):
+        scope += f" in {estimate['groups']:,} groups"
     if report["classes"]:
         what = "classes" if task == "single_label" else "labels"
         scope += f", {len(report['classes'])} {what}"

@@ -16,7 +16,7 @@ from tltf import sealed, storage
 from tltf import trained as trained_of
 from tltf.data import prepare
 from tltf.data.batches import Batches
-from tltf.data.manifest import SPLITS, Manifest
+from tltf.data.manifest import SPLITS, Manifest, groups_of
 from tltf.errors import printable
 from tltf.evaluation import calibration, evaluate, familiarity, plots, report, slices
 from tltf.evaluation.intervals import wilson
@@ -54,6 +54,7 @@ def run_reporting(
         task=trained.task,
         classes=trained.classes,
         rule=trained.rule,
+        groups=groups_of(data.records),
         data=evaluate.data_block(manifest),
         plan=[
             {"choice": c.field, "value": c.value, "reason": c.reason} for c in result.plan.choices
@@ -70,8 +71,9 @@ def run_reporting(
     if spec.baselines:
         compared = baselines.compared(trained, spec, manifest, run.compare, say=say)
         found |= baselines.blocks(
-            compared, targets, classes=trained.classes, task=trained.task, seed=spec.seed
-        )
+            compared, targets, classes=trained.classes, task=trained.task, seed=spec.seed,
+            groups=groups_of(data.records),
+        )  # fmt: skip
         outputs = {name: x[0] for name, x in compared.outputs.items() if name != baselines.OWN}
     found["slices"] = _slices(data, probabilities, targets, trained)
     features = trained.features(data)
@@ -120,8 +122,9 @@ def _slices(
     if names is None:
         return None
     return slices.slices_block(
-        probabilities, targets, names, task=trained.task, classes=trained.classes
-    )
+        probabilities, targets, names, task=trained.task, classes=trained.classes,
+        groups=groups_of(data.records),
+    )  # fmt: skip
 
 
 def _familiarity(
@@ -211,6 +214,7 @@ def evaluate_run(
         task=model.task,
         classes=model.classes,
         rule=model.rule,
+        groups=groups_of(data.records),
         data=evaluate.data_block(manifest),
         provenance=_provenance(spec, manifest, run),
         seed=spec.seed,

@@ -17,6 +17,7 @@ from tltf.data.batches import Batches
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest, Record
 from tltf.data.remote import RemoteBatches
+from tltf.data.spreading import spread
 from tltf.data.targets import class_weights
 from tltf.errors import OutputError
 from tltf.evaluation import rejection
@@ -264,7 +265,7 @@ def answers(result: Trained, fit: FitResult, data: Batches) -> np.ndarray:
 def _references(result: Trained, fit: FitResult, manifest: Manifest) -> References:
     """Evenly chosen training records, enough for a covariance and to look for neighbours."""
     train = manifest.split("train")
-    records = train[:: max(1, len(train) // MOST_REFERENCES)][:MOST_REFERENCES]
+    records = tuple(spread(train, most=MOST_REFERENCES))
     found = fit.stored.pooled_as_trained(records) if fit.stored else None
     if found is None:
         found = result.features(result.batches(records))
@@ -281,7 +282,7 @@ def _fitted_familiarity(
     targets = np.zeros(len(references.records), np.int64)
     if result.task == "single_label":
         targets = targets_of(result.batches(references.records))
-    held = pooled_features(result, fit, result.batches(validation[:MOST_REFERENCES]))
+    held = pooled_features(result, fit, result.batches(spread(validation, most=MOST_REFERENCES)))
     return fit_familiarity(references.features, targets, validation=held)
 
 
