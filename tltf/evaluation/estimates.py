@@ -213,24 +213,23 @@ def _resampled(
     deff = max(1.0, n / effective_n(right, units))
     ends: Ends = {}
     for metrics, times in functions.items():
-        near, samples = (
-            metrics(np.ones((1, len(x)))),
-            bootstrap(metrics, n_resamples=times, **draws),
-        )
+        near = metrics(np.ones((1, len(x))))
+        samples = bootstrap(metrics, n_resamples=times, **draws)
         for name in samples.keys() & values.keys() & AVERAGED:
             finite = samples[name][np.isfinite(samples[name])]
-            pair = functools.partial(
+            around = functools.partial(
                 wilson_of_variance,
                 near=float(near[name][0]),
-                variance=float(finite.var()),
+                variance=float(finite.var()) if len(finite) else 0.25,
                 n_independent=independent,
                 scale=1.0 if name in RANKINGS else n / len(x),
             )
-            ends[name] = pair(values[name])
+            low, high = around(values[name])
             if name in MACRO:
-                unknown, other = macro_ends(name, values[name], tallies, deff=deff, task=task)
-                above = pair(min(1.0, values[name] + unknown))[1]
-                ends[name] = min(ends[name][0], other[0]), max(above, other[1])
+                missing, other = macro_ends(name, values[name], tallies, deff=deff, task=task)
+                high = max(around(min(1.0, values[name] + missing))[1], other[1])
+                low = min(low, other[0])
+            ends[name] = low, high
     return ends
 
 

@@ -113,7 +113,9 @@ def reject_block(
     correct = correct.all(axis=1) if task == "multi_label" else correct
     n, kept = len(targets), int(accepted.sum())
 
-    def measured(values: Floats, of: NDArray[np.bool_]) -> tuple[float | None, list[float] | None]:
+    def measured(
+        values: NDArray[np.bool_], of: NDArray[np.bool_]
+    ) -> tuple[float | None, list[float] | None]:
         if not of.any():
             return None, None
         share = values[of].astype(np.float64)

@@ -51,7 +51,7 @@ def slices_block(
         rows = where == name
         report = evaluate(
             outputs[rows], y[rows], task=task, classes=classes, n_resamples=n_resamples, seed=seed,
-            groups=None if groups is None else [groups[i] for i in np.flatnonzero(rows)],
+            groups=None if groups is None else [groups[int(i)] for i in np.flatnonzero(rows)],
         )  # fmt: skip
         metrics = {key: report["metrics"][key] for key in SHOWN[task] if key in report["metrics"]}
         found[name or "(none)"] = {"n": int(rows.sum()), "metrics": metrics}

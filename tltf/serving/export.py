@@ -7,12 +7,13 @@ from pathlib import Path
 
 import keras
 
+from tltf.data.spreading import spread
 from tltf.errors import ArgumentError
 from tltf.serving import publish
 from tltf.serving.candidate import Candidate, publish_candidate
 from tltf.serving.decision import Decision
 from tltf.serving.intake import MAX_PIXELS, ImageIntake
-from tltf.serving.parity import spread
+from tltf.serving.parity import EXAMPLES
 
 
 def export(
@@ -74,7 +75,7 @@ def export(
             task=task, classes=tuple(labels), temperature=temperature, threshold=threshold
         ),
         intake=ImageIntake(image_size=int(side), max_pixels=max_pixels),
-        rows=[Path(example).read_bytes() for example in spread(examples)],
+        rows=[Path(example).read_bytes() for example in spread(examples, most=EXAMPLES)],
         spec_json=spec_json,
     )
     return publish_candidate(candidate, Path(to), keep=keep).folder

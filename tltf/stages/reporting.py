@@ -19,7 +19,7 @@ from tltf.data.batches import Batches
 from tltf.data.manifest import SPLITS, Manifest, groups_of
 from tltf.errors import printable
 from tltf.evaluation import calibration, evaluate, familiarity, plots, report, slices
-from tltf.evaluation.intervals import wilson
+from tltf.evaluation.intervals import share_interval, units_of
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages import baselines
@@ -77,7 +77,7 @@ def run_reporting(
         outputs = {name: x[0] for name, x in compared.outputs.items() if name != baselines.OWN}
     found["slices"] = _slices(data, probabilities, targets, trained)
     features = trained.features(data)
-    found["familiarity"] = _familiarity(trained, features, spec)
+    found["familiarity"] = _familiarity(trained, features, spec, groups_of(data.records))
     pictures: Pictures = {}
     if trained.task == "single_label":
         shown = gallery(trained, data.records, probabilities, targets, features, result.references)
@@ -128,15 +128,16 @@ def _slices(
 
 
 def _familiarity(
-    trained: Trained, features: np.ndarray, spec: TransferSpec
+    trained: Trained, features: np.ndarray, spec: TransferSpec, groups: Sequence[object]
 ) -> dict[str, Any] | None:
     """How strange the test records are, and with ``--unknown`` how well strangers are told."""
     if trained.familiarity is None:
         return None
     known = trained.familiarity.score(features)
+    units = units_of(groups, n=len(known))
     block: dict[str, Any] = {
         "familiar": float((known <= 1).mean()),
-        "familiar_interval": list(wilson(int((known <= 1).sum()), len(known))),
+        "familiar_interval": list(share_interval((known <= 1).astype(np.float64), units)),
         "n": len(known),
         "unknown": None,
     }
