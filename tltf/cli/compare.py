@@ -95,8 +95,17 @@ def _side_by_side(found: Mapping[str, Any]) -> list[str]:
             lines.append(row["verdict"]["sentence"])
         else:
             lines.append(f"{row['first']} and {row['second']} were tested on different examples")
+        lines += [_unpaired(row)] if any(row["unpaired"]) else []
     lines += [f"{field}: {' | '.join(map(str, v))}" for field, v in found["settings"].items()]
     return [printable(line) for line in lines]
+
+
+def _unpaired(row: Mapping[str, Any]) -> str:
+    ours, theirs = row["unpaired"]
+    return (
+        f"paired by content and label: {row['n']} examples; without a counterpart {ours} of"
+        f" {row['first']} and {theirs} of {row['second']}"
+    )
 
 
 def _distances(found: Mapping[str, Any]) -> list[str]:

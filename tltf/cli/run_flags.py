@@ -188,7 +188,7 @@ def summary(done: Run, gate: Gate | None = None) -> list[str]:
 
 
 def metric_line(name: str, estimate: dict[str, float]) -> str:
-    """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``."""
+    """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``, with groups ``n=45 in 9 groups``."""
     return f"{name} {estimate['value']:.3f} ({interval_words(estimate)})"
 
 

@@ -66,6 +66,11 @@ class Record:
     alike: str | None = None
 
 
+def groups_of(records: Iterable[Record]) -> list[str | None]:
+    """The group of each record: what intervals and verdicts take for independent."""
+    return [record.group for record in records]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
     """A file or row that was found and is not used: ``outcome`` is ``bad`` or ``ignored``."""

@@ -12,6 +12,7 @@ from tltf.data.columns import IndexedManifest
 from tltf.data.manifest import Manifest, Record, is_index
 from tltf.data.scancache import ScanCache
 from tltf.data.shots import SHOTS, with_shots
+from tltf.data.spreading import spread
 from tltf.errors import ArgumentError, DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
 
@@ -205,9 +206,9 @@ def median_side(records: Sequence[Record]) -> int:
     the scan has kept; 0 for texts."""
     if records and records[0].path is None:
         return 0
-    step = max(1, len(records) // SAMPLED_SIDES)
+    sampled = spread(records, most=SAMPLED_SIDES)
     with scancache.opened() as cache:
-        return int(statistics.median(_shorter_side(r, cache) for r in records[::step]))
+        return int(statistics.median(_shorter_side(record, cache) for record in sampled))
 
 
 def _shorter_side(record: Record, cache: ScanCache) -> int:

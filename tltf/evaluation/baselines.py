@@ -106,6 +106,7 @@ def label_curve(
     *,
     shares: Sequence[float] = SHARES,
     draws: int = DRAWS,
+    groups: Sequence[object] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """How accuracy grows with the number of labels, by a linear probe; single_label only.
@@ -116,6 +117,7 @@ def label_curve(
       shares: of the training labels, in (0, 1].
       draws: how often each share is drawn, stratified; all of the labels are drawn once. The
         strength is chosen anew within each draw, as somebody with so few labels would have to.
+      groups: the group of each test record, if any.
       seed: of the drawing.
 
     Returns:
@@ -131,7 +133,7 @@ def label_curve(
             part = train if share == 1 else _part(train, chosen, seed=seed)
             said = linear_probe(part, test_features, task="single_label")
             correct.append(said.argmax(axis=1) == truth)
-        estimate = mean_accuracy(np.stack(correct), seed=seed).as_dict()
+        estimate = mean_accuracy(np.stack(correct), groups=groups).as_dict()
         rows.append(
             {"share": share, "labels": len(chosen), "accuracy": estimate, "draws": len(correct)}
         )

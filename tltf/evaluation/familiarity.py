@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from tltf.errors import ArgumentError, DataError
 from tltf.evaluation.inputs import Floats
-from tltf.evaluation.intervals import bootstrap, interval_for, wilson
+from tltf.evaluation.intervals import Estimate, bootstrap, wilson, wilson_of_variance
 
 MOST_DIRECTIONS = 128
 MOST_RECORDS = 2000
@@ -174,22 +174,29 @@ def unknown_block(known: ArrayLike, unknown: ArrayLike, *, seed: int = 0) -> dic
     a, b = np.asarray(known, np.float64), np.asarray(unknown, np.float64)
     scores, truth = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
     auroc = float(roc_auc_score(truth, scores))
-    order = np.argsort(scores, kind="stable")
+    # One more of each on the wrong side: where all are told apart the others have no variance.
+    padded = np.concatenate([scores, [scores.max() + 1, scores.min() - 1]])
+    strata = np.concatenate([truth, [0, 1]])
+    order = np.argsort(padded, kind="stable")
 
     def resampled(weights: Floats) -> dict[str, Floats]:
-        return {"auroc": np.array([_auroc(scores[order], truth[order], w[order]) for w in weights])}
+        ordered, of = padded[order], strata[order]
+        return {"auroc": np.array([_auroc(ordered, of, w[order]) for w in weights])}
 
-    samples = bootstrap(resampled, strata=truth, n_resamples=500, seed=seed)["auroc"]
+    samples = bootstrap(resampled, strata=strata, n_resamples=500, seed=seed)["auroc"]
+    near = _auroc(padded[order], strata[order], np.ones(len(order)))
+    ends = wilson_of_variance(
+        auroc, near=near, variance=float(samples.var()), n_independent=len(scores)
+    )
     limit = np.quantile(a, FAMILIAR_SHARE)
     passed = int((b <= limit).sum())
     return {
-        "auroc": interval_for("auroc", auroc, samples, n=len(scores), effective_n=len(scores))
-        .as_dict(),
+        "auroc": Estimate(auroc, *ends, len(scores)).as_dict(),
         "fpr95": passed / len(b),
         "fpr95_interval": list(wilson(passed, len(b))),
         "n_known": len(a),
         "n_unknown": len(b),
-    }  # fmt: skip
+    }
 
 
 def _auroc(ordered: Floats, truth: NDArray[np.int64], weights: Floats) -> float:

@@ -96,6 +96,7 @@ def write_html(
         "summary": report.get("summary") or summary(report),
         "headline": _headline(report),
         "verdict": report.get("verdict"),
+        "groups": next((e["groups"] for e in report["metrics"].values() if "groups" in e), None),
         "backbone": backbone_name(report),
         "adaptation": _adaptation(report.get("adaptation")),
         "data": _data(report.get("data")),

@@ -8,13 +8,14 @@ from pathlib import Path
 import keras
 
 from tltf.backbones.tokens import tokens_layer
+from tltf.data.spreading import spread
 from tltf.data.textbytes import text_bytes
 from tltf.errors import ArgumentError
 from tltf.serving import publish
 from tltf.serving.candidate import Candidate, publish_candidate
 from tltf.serving.decision import Decision
 from tltf.serving.intake import MAX_PIXELS, ImageIntake, Intake
-from tltf.serving.parity import spread
+from tltf.serving.parity import EXAMPLES
 from tltf.serving.textintake import TextIntake
 
 
@@ -80,7 +81,7 @@ def export(
         intake=intake,
         rows=[
             text_bytes(str(example)) if texts else Path(example).read_bytes()
-            for example in spread(examples)
+            for example in spread(examples, most=EXAMPLES)
         ],
         spec_json=spec_json,
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from tltf import recipes, sealed, storage
 from tltf.data.batches import Batches
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import Manifest, groups_of
 from tltf.data.shots import SHOTS
 from tltf.errors import ArgumentError, printable
 from tltf.evaluation import calibration, evaluate, rejection, verdict
@@ -203,7 +203,9 @@ def run_adaptation_report(
                 baseline.argmax(axis=1) == targets,
                 a_name="transfer",
                 b_name="the source-only model",
+                groups=groups_of(data.records),
             ),
+            groups=groups_of(data.records),
             seed=spec.seed,
             **context,
         ) | {"adaptation": extra}

@@ -8,7 +8,7 @@ the run's specification but for what their name says; a folder that is done is n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from tltf import effort, rundir, tensorfile
 from tltf.data import splits
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import Manifest, groups_of
 from tltf.errors import TltfError
 from tltf.evaluation import baselines, calibration, evaluate, verdict
 from tltf.evaluation.baselines import Labelled
@@ -174,17 +174,28 @@ def without_training(
     curve = None
     if model.task == "single_label":
         outputs["nearest_class_mean"] = baselines.nearest_class_mean(train, features)
-        curve = baselines.label_curve(train, features, truth, seed=spec.seed)
+        curve = baselines.label_curve(
+            train, features, truth, seed=spec.seed, groups=groups_of(manifest.split("test"))
+        )
     outputs["linear_probe"] = baselines.linear_probe(train, features, task=model.task)
     return {name: x[None] for name, x in outputs.items()}, curve
 
 
-def blocks(found: Compared, targets: np.ndarray, *, classes: Any, task: str, seed: int) -> Any:
+def blocks(
+    found: Compared,
+    targets: np.ndarray,
+    *,
+    classes: Any,
+    task: str,
+    seed: int,
+    groups: Sequence[object] | None = None,
+) -> Any:
     """``baselines``, ``verdict``, ``verdicts``, ``label_curve`` and ``skipped`` of report.json."""
     simple = {name: x for name, x in found.outputs.items() if name != OWN}
     table = evaluate.baselines_block(
-        {name: x[0] for name, x in simple.items()}, targets, task=task, classes=classes, seed=seed
-    )
+        {name: x[0] for name, x in simple.items()}, targets, task=task, classes=classes, seed=seed,
+        groups=groups,
+    )  # fmt: skip
     scores = {name: _scores(x, targets, task) for name, x in found.outputs.items()}
     verdicts = {}
     for name in NAMES:
@@ -192,12 +203,13 @@ def blocks(found: Compared, targets: np.ndarray, *, classes: Any, task: str, see
             ours, theirs = np.broadcast_arrays(scores[OWN], scores[name])
             unit = "MAE" if task == "regression" else "points"
             verdicts[name] = verdict.compare(
-                ours, theirs, a_name="transfer", b_name=NAMES[name], unit=unit, seed=seed
-            ).as_dict()
+                ours, theirs, a_name="transfer", b_name=NAMES[name], unit=unit, seed=seed,
+                groups=groups,
+            ).as_dict()  # fmt: skip
     for name, block in table.items():
         block["seeds"] = len(found.outputs[name])
         if task != "regression":
-            estimate = verdict.mean_accuracy(scores[name], seed=seed)
+            estimate = verdict.mean_accuracy(scores[name], groups=groups)
             block["mean_accuracy"] = estimate.as_dict()
     return {
         "baselines": table,

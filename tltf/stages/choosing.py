@@ -14,6 +14,7 @@ import numpy as np
 from tltf import recipes, storage
 from tltf.data.batches import Batches
 from tltf.data.manifest import Manifest
+from tltf.data.spreading import spread
 from tltf.evaluation import familiarity, rejection
 from tltf.evaluation.familiarity import Familiarity
 from tltf.interval import SaveInterval
@@ -38,7 +39,6 @@ from tltf.stages.training import (
     References,
     TrainingResult,
     cache_of,
-    evenly,
 )
 from tltf.trained import Trained, untrained
 from tltf.training.fit import FitResult
@@ -201,7 +201,7 @@ def _plain(targets: Targets) -> np.ndarray:
 def _references(features: np.ndarray, manifest: Manifest) -> References:
     """Evenly chosen training records and their features."""
     train = manifest.split("train")
-    chosen = evenly(len(train), MOST_REFERENCES)
+    chosen = spread(range(len(train)), most=MOST_REFERENCES)
     return References(records=tuple(train[i] for i in chosen), features=features[chosen])
 
 
@@ -211,7 +211,7 @@ def _familiarity(features: np.ndarray, pool: Pool) -> Familiarity | None:
     labels = _plain(pool.targets) if classes else np.zeros(len(features), np.int64)
 
     def fitted(some: np.ndarray, held: np.ndarray) -> Familiarity | None:
-        some = some[evenly(len(some), MOST_REFERENCES)]
+        some = np.array(spread(some, most=MOST_REFERENCES))
         return familiarity.fit_familiarity(features[some], labels[some], validation=features[held])
 
     distances = []

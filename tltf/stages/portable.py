@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tltf.data.manifest import Manifest, Record
+from tltf.data.spreading import spread
 from tltf.errors import ArgumentError, printable
 from tltf.serving import portable
-from tltf.serving.parity import spread
 from tltf.trained import Trained
 
 MOST_COMPARED = 1000

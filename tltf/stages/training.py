@@ -17,6 +17,7 @@ from tltf.data.batches import Batches
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest, Record
 from tltf.data.remote import RemoteBatches
+from tltf.data.spreading import spread
 from tltf.data.targets import class_weights
 from tltf.errors import OutputError
 from tltf.evaluation import rejection
@@ -245,15 +246,10 @@ def answers(result: Trained, fit: FitResult, data: Batches) -> np.ndarray:
     return result.logits(data) if found is None else found
 
 
-def evenly(count: int, most: int) -> np.ndarray:
-    """At most so many positions of ``count``, from the first to the last at equal distances."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
-
-
 def _references(result: Trained, fit: FitResult, manifest: Manifest) -> References:
     """Evenly chosen training records, enough for a covariance and to look for neighbours."""
     train = manifest.split("train")
-    records = tuple(train[int(i)] for i in evenly(len(train), MOST_REFERENCES))
+    records = tuple(spread(train, most=MOST_REFERENCES))
     found = fit.stored.pooled_as_trained(records) if fit.stored else None
     if found is None:
         found = result.features(result.batches(records))
@@ -270,7 +266,7 @@ def _fitted_familiarity(
     targets = np.zeros(len(references.records), np.int64)
     if result.task == "single_label":
         targets = targets_of(result.batches(references.records))
-    held = pooled_features(result, fit, result.batches(validation[:MOST_REFERENCES]))
+    held = pooled_features(result, fit, result.batches(spread(validation, most=MOST_REFERENCES)))
     return fit_familiarity(references.features, targets, validation=held)
 
 
