@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tltf.errors import InputMissingError, StorageError
+from tltf.errors import InputMissingError, StorageError, TltfError
 
 TEMPORARY = ".tmp-"
 _SEAL = re.compile(rb',\n  "seal": "([0-9a-f]{64})"\n}\n\Z')
@@ -211,6 +211,13 @@ def damaged(path: Path, why: str) -> StorageError:
         where=path,
         next_action="restore it from a copy, or move it away and run the same command again",
     )
+
+
+def refused(error: Exception) -> bool:
+    """Whether reading failed since the system would not (too many open files, no permission, a disk
+    that fails), which says nothing of the content; a file that is not there is damage."""
+    cause = error.__cause__ if isinstance(error, TltfError) else error
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
 
 
 def _sync_file(path: Path) -> None:

@@ -246,22 +246,35 @@ def _familiarity(folder: Path) -> Familiarity:
     return from_tensors(tensors)
 
 
-def opened_model(path: Path) -> Opened:
+def opened_model(path: Path, *, max_image_pixels: int = 0) -> Opened:
     """What answers requests: a run's trained model, or a published servable.
+
+    Args:
+      path: the run folder, or where the servable is.
+      max_image_pixels: images with more are refused; 0 for the limit of the training. That of a
+        servable is in its graph and can only be lowered.
 
     Raises:
       InputMissingError: neither is there.
     """
     if not (path / "spec.json").is_file():
-        return open_servable(path)
-    run = load(RunDir(path).weights)
-    served = run.signatures()
+        opened = open_servable(path)
+        limit = min(max_image_pixels or opened.max_pixels, opened.max_pixels)
+        return dataclasses.replace(opened, max_pixels=limit)
+    folder = RunDir(path)
+    run = load(folder.weights)
+    limit = max_image_pixels or folder.read_spec().data.max_image_pixels
+    intake = run.intake
+    if isinstance(intake, ImageIntake):
+        intake = dataclasses.replace(intake, max_pixels=limit)
+    served = signatures(run.model, run.decision, intake=intake)
     serving_default = served.functions["serving_default"]
     return Opened(
         lambda rows: as_arrays(serving_default(tf.constant(list(rows)))),
         run.classes,
         run.task,
         served.intake.key,
+        limit,
     )
 
 

@@ -8,12 +8,16 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import tltf
 from pictures import encoded, pixels
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from tltf.backbones.hub.archives import extract
+from tltf.cli.audit import table
+from tltf.data import perceptual, prepare
 from tltf.data.audit import audit, is_clean
 from tltf.evaluation import auditpage
 from tltf.spec import DataSpec
@@ -202,3 +206,46 @@ def test_encoded_is_used_for_gif(tmp_path: Path) -> None:
         (tmp_path / "d" / name).write_bytes(data)
     found = audit(DataSpec(source=str(tmp_path / "d"))).found
     assert found["images"]["channels"] == {"palette": 1, "grey": 1}
+
+
+def test_pictures_that_are_not_compared_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perceptual, "MOST_COMPARED", 20)
+    for i in range(24):
+        path = tmp_path / "d" / "ab"[i % 2] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        smooth(i).save(path)
+    smooth(30).resize((20, 20)).save(tmp_path / "d" / "a" / "small.png")
+    data = DataSpec(source=str(tmp_path / "d"))
+    found = audit(data).found
+    twins = found["duplicates"]
+    assert (twins["n_beyond_comparison"], twins["n_too_plain_to_compare"]) == (4, 1)
+    sentence = "4 pictures beyond the first 20 were not compared"
+    assert sentence in twins["not_compared"]
+    assert sentence in auditpage.write_html(found, {})
+    assert any(sentence in line for line in table(found))
+    notes = prepare.prepared(data, seed=0).notes
+    assert any(sentence in note for note in notes)
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_digits_are_not_copies_of_each_other(side: int) -> None:
+    """White strokes on black: most of what a fingerprint of so few pixels holds is the ground."""
+    digits = load_digits().images[:300]
+    prints = [
+        perceptual.fingerprint(
+            np.asarray(
+                Image.fromarray((x * 255 / 16).astype("uint8")).resize((side, side)).convert("RGB")
+            )
+        )
+        for x in digits
+    ]
+    assert perceptual.near_pairs(prints) == []
+
+
+def test_mnist_has_no_false_pairs(shared_data: Path) -> None:
+    with np.load(shared_data / "images" / "digits_mnist_usps" / "public.npz") as arrays:
+        found = arrays["mnist_x"][:600]
+    pictures = [np.repeat(x.reshape(28, 28, 1), 3, axis=2).astype(np.uint8) for x in found]
+    assert perceptual.near_pairs([perceptual.fingerprint(x) for x in pictures]) == []

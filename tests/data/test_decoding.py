@@ -12,6 +12,8 @@ from pictures import encoded, pixels
 from PIL import Image
 
 from tltf.data.decoding import decode, load_image, resize
+from tltf.data.scan import reason_against
+from tltf.serving.intake import ImageIntake
 
 RGB = Image.fromarray(pixels(1))
 RGBA = Image.fromarray(pixels(2, channels=4))
@@ -156,3 +158,21 @@ def test_load_image_reads_a_file_of_any_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_image(path, 9), resize(pixels(1), 9))
     with pytest.raises(tf.errors.NotFoundError):
         load_image(tmp_path / "none.png", 9)
+
+
+def test_an_animated_webp_is_refused_as_by_the_scan(tmp_path: Path) -> None:
+    """In training and in a servable alike; a still one with the same extended header is read."""
+    frames = [Image.fromarray(pixels(seed)) for seed in (1, 2)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
+    moving = buffer.getvalue()
+    still = encoded(frames[0].convert("RGBA"), "WEBP", lossless=True, exif=b"Exif\0\0MM\0*")
+    assert moving[12:16] == still[12:16] == b"VP8X"
+    with pytest.raises(tf.errors.InvalidArgumentError, match="animated"):
+        decode(moving)
+    assert decode(still).shape == (12, 16, 3)
+    path = tmp_path / "moving.webp"
+    path.write_bytes(moving)
+    assert "animated" in reason_against(str(path))
+    _, good = ImageIntake(image_size=8).read(tf.constant([moving, still]))
+    assert good.numpy().tolist() == [False, True]

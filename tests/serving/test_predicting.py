@@ -13,10 +13,17 @@ import numpy as np
 import pytest
 from pictures import encoded, pixels
 from PIL import Image
+from tiny import SIDE, classifier
 
 from tltf.errors import DataError, InputMissingError
+from tltf.rundir import RunDir
 from tltf.serving.inputs import Item, batches, items, known_count, shard_items
+from tltf.serving.intake import ImageIntake
 from tltf.serving.predicting import Opened, predictions
+from tltf.serving.signatures import signatures
+from tltf.serving.writing import write_saved_model
+from tltf.spec import BackboneSpec, DataSpec, TransferSpec
+from tltf.trained import Trained, opened_model
 
 
 @pytest.fixture
@@ -43,6 +50,44 @@ def test_files_folders_globs_and_stdin(folder: Path) -> None:
     assert known_count("-") is None
     with pytest.raises(InputMissingError, match="no files"):
         ids(folder / "*.gif")
+
+
+def test_the_limit_is_the_one_of_the_model(folder: Path) -> None:
+    """Pictures of 12 x 16 pixels."""
+
+    def found(limit: int) -> list[str]:
+        model = Opened(lambda rows: {"value": np.zeros(len(rows)), "accepted": np.ones(len(rows))},
+                       (), "regression", max_pixels=limit)  # fmt: skip
+        rows = predictions(model, items(str(folder / "*.png"), io.StringIO()))
+        return [row.get("error", "answered") for row in rows]
+
+    assert found(192) == ["answered"] * 2
+    assert found(191) == ["too large: 16x12 pixels, limit 191"] * 2
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(0, 100_000_000), (192, 192), (191, 191)])
+def test_a_run_predicts_what_it_was_trained_for(
+    tmp_path: Path, folder: Path, asked: int, limit: int
+) -> None:
+    trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE)
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    trained.save(run.weights)
+    data = DataSpec(source="photos", max_image_pixels=100_000_000)
+    spec = TransferSpec(data=data, backbone=BackboneSpec(name="small_cnn"))
+    run.commit(run.spec, spec.to_json())
+    opened = opened_model(run.path, max_image_pixels=asked)
+    assert opened.max_pixels == limit
+    rows = list(predictions(opened, items(str(folder / "a.png"), io.StringIO())))
+    assert ("error" in rows[0]) == (limit < 192)
+
+
+def test_a_servable_says_its_limit(tmp_path: Path) -> None:
+    intake = ImageIntake(image_size=SIDE, max_pixels=777)
+    trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE)
+    write_saved_model(tmp_path / "1", signatures(trained.model, trained.decision, intake=intake))
+    fields = json.loads((tmp_path / "1" / "assets" / "tltf.json").read_text())
+    assert fields["max_image_pixels"] == 777
 
 
 def test_a_name_that_is_a_pattern_is_a_file(folder: Path) -> None:

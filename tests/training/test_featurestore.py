@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,30 @@ def test_a_damaged_shard_is_found_and_removed(tmp_path: Path, what: str) -> None
     store = store_in(tmp_path)
     assert store.missing(["a", "b", "c"]) == ["a", "b"]
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize("name", ["shard.json", "t0.bin"])
+def test_what_cannot_be_read_now_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, name: str
+) -> None:
+    values = filled(tmp_path, ["a", "b"])
+    (shard,) = store_in(tmp_path).folder.glob("shard-*")
+    (shard / featurestore.VERIFIED).unlink()
+    real = Path.open
+
+    def refused(self: Path, *given: Any, **more: Any) -> Any:
+        if self.name == name:
+            raise OSError(code, os.strerror(code), str(self))
+        return real(self, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        store = store_in(tmp_path)
+        assert store.missing(["a", "b"]) == ["a", "b"]
+    assert (shard / "shard.json").exists()
+    store.refresh()
+    np.testing.assert_array_equal(store.gather(["a", "b"])[0], values[0])
 
 
 def test_values_that_do_not_fit_are_refused(tmp_path: Path) -> None:

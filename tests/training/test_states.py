@@ -113,3 +113,27 @@ def test_a_full_disk_leaves_the_state_before(
     found = states.newest(tmp_path)
     assert found is not None
     assert found.steps_done == 1
+
+
+@pytest.mark.parametrize("name", ["files.json", "state.json", "tensors.safetensors"])
+def test_a_state_that_cannot_be_read_now_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With too many open files the run would begin anew."""
+    folder = tmp_path / "state"
+    names = [path.name for path in saved(folder, 5).iterdir()]
+    assert name in names, names
+    real = Path.open
+
+    def refused(self: Path, *given: Any, **more: Any) -> Any:
+        if self.name == name:
+            raise OSError(errno.EMFILE, "Too many open files", str(self))
+        return real(self, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        with pytest.raises(StorageError, match="Too many open files"):
+            states.newest(folder)
+    found = states.newest(folder)
+    assert found is not None
+    assert found.steps_done == 5

@@ -132,6 +132,8 @@ def _statistics(found: Mapping[str, Any]) -> list[str]:
         f" {twins['n_conflicts']} with different labels; {twins['n_near_pairs']} near pairs,"
         f" {twins['n_near_across_splits']} across splits"
     )
+    if twins["not_compared"]:
+        lines.append(f"  {twins['not_compared']}")
     return ["", *lines]
 
 

@@ -67,6 +67,7 @@ def run(values: flags.FlagValues) -> None:
         form=values["format"].value,
         batch_size=values["batch_size"].value,
         encoding=values["encoding"].value,
+        max_image_pixels=values["max_image_pixels"].value or 0,
     )
     shard_flags.run_job(job, values)
     if job.form == "store":

@@ -58,7 +58,7 @@ def run(values: flags.FlagValues) -> None:
     from tltf.serving.predicting import predictions
     from tltf.trained import opened_model
 
-    opened = opened_model(model)
+    opened = opened_model(model, max_image_pixels=values["max_image_pixels"].value or 0)
     inputs = items(given, sys.stdin, key=opened.key, encoding=values["encoding"].value,
                    say=run_flags.say)  # fmt: skip
     rows = predictions(opened, inputs, batch_size=values["batch_size"].value)
@@ -87,7 +87,8 @@ def _run_shards(values: flags.FlagValues) -> None:
 
     job = Job(kind=PREDICT, inputs=values["inputs"].value, out=values["out"].value, shards=shards,
               model=values["model"].value, batch_size=values["batch_size"].value,
-              encoding=values["encoding"].value)  # fmt: skip
+              encoding=values["encoding"].value,
+              max_image_pixels=values["max_image_pixels"].value or 0)  # fmt: skip
     total = shard_flags.run_job(job, values)
     _check_failed(total.failed, total.inputs, values, next_action=f"see {job.out}/bad-*.jsonl")
 

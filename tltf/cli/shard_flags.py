@@ -28,6 +28,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "Folder for the shards.", flag_values=values)
     flags.DEFINE_integer("shards", None, "How many; by the number of inputs if left out.",
                          lower_bound=1, flag_values=values)  # fmt: skip
+    flags.DEFINE_integer("max_image_pixels", None, "Larger images fail; by default the limit of the"
+                         " model's training, or 64 million.",
+                         lower_bound=1, flag_values=values)  # fmt: skip
     flags.DEFINE_enum("runner", "local", list(RUNNERS), "local, or a runner of Apache Beam, which"
                       " needs the extra tltf[beam].", flag_values=values)  # fmt: skip
     flags.DEFINE_list("beam", [], "Options of Beam, separated by commas.", flag_values=values)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tltf.data import duplicates, folders, named_sets, scan, sources, splits, tables, textfiles
-from tltf.data.duplicates import Pair
+from tltf.data.duplicates import Pair, Uncompared
 from tltf.data.imagefile import is_misnamed
 from tltf.data.labels import check_classes
 from tltf.data.manifest import SPLITS, BadInputsError, Manifest, Record, class_names, is_index
@@ -71,7 +71,8 @@ def audit(
         "notes": [printable(note) for note in divided.notes],
         "task": divided.task,
         **_classes(divided),
-        "duplicates": _duplicates(exact, near),
+        "duplicates": _duplicates(exact, near)
+        | _uncompared(duplicates.uncompared(divided.records, examined.findings)),
         "images": _images(examined),
         "texts": _texts(divided.records),
     }
@@ -234,6 +235,14 @@ def _duplicates(exact: Sequence[Sequence[Record]], near: Sequence[Pair]) -> Bloc
             }
             for pair in sorted(near, key=lambda p: (not p.across, not p.conflict))[:MOST_PAIRS]
         ],
+    }
+
+
+def _uncompared(found: Uncompared) -> Block:
+    return {
+        "n_beyond_comparison": found.beyond,
+        "n_too_plain_to_compare": found.plain,
+        "not_compared": str(found),
     }
 
 

@@ -61,8 +61,11 @@ def prepared(
             where="--fail_on_leak",
             next_action="remove them from one of the splits, or give each pair one group",
         )
-    note = duplicates.near_note(pairs)
-    return dataclasses.replace(manifest, notes=(*manifest.notes, note)) if note else manifest
+    left = duplicates.uncompared(manifest.records, examined.findings)
+    # That small pictures have no look-alikes is a matter of an audit.
+    beyond = str(dataclasses.replace(left, plain=0))
+    notes = [note for note in (duplicates.near_note(pairs), beyond) if note]
+    return dataclasses.replace(manifest, notes=(*manifest.notes, *notes))
 
 
 def _labelled(records: Sequence[Record], spec: DataSpec) -> float:

@@ -20,7 +20,8 @@ from typing import Any
 from tltf.data.cachefolder import cache_folder
 from tltf.errors import OutputError
 
-FORMAT = 1
+FORMAT = 2
+"""2: smaller pictures have no fingerprint any more."""
 MOST_ROWS = 1_000_000
 SETTLED_SECONDS = 2.0
 """A file that changed less than this ago may change again without a newer time on it."""

@@ -27,13 +27,15 @@ Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 class Opened:
     """A model ready to answer rows of bytes, and the classes in order.
 
-    ``key`` names its input: ``image_bytes`` or ``text``.
+    ``key`` names its input: ``image_bytes`` or ``text``. Images of more than ``max_pixels`` are
+    refused, as they were when it was trained.
     """
 
     answer: Answer
     classes: tuple[str, ...]
     task: str
     key: str = "image_bytes"
+    max_pixels: int = MAX_PIXELS
 
 
 def open_servable(folder: Path) -> Opened:
@@ -60,7 +62,13 @@ def open_servable(folder: Path) -> Opened:
     def answer(rows: Sequence[bytes], _kept: Any = loaded) -> dict[str, np.ndarray]:
         return as_arrays(signature(**{key: tf.constant(list(rows))}))
 
-    return Opened(answer, tuple(fields["classes"]), fields["task"], key)
+    return Opened(answer, tuple(fields["classes"]), fields["task"], key, _limit(fields))
+
+
+def _limit(fields: Mapping[str, Any]) -> int:
+    """Pixels that the servable reads at most; one of an earlier version has its run's settings."""
+    trained = (fields.get("spec") or {}).get("data") or {}
+    return int(fields.get("max_image_pixels") or trained.get("max_image_pixels") or MAX_PIXELS)
 
 
 def as_arrays(found: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
@@ -78,17 +86,17 @@ def predictions(
       for a regression), or ``{"id", "error"}``; ``probabilities`` in the order of ``classes``.
     """
     for batch in batches(inputs, batch_size):
-        read = [_read(item) for item in batch]
+        read = [_read(item, model.max_pixels) for item in batch]
         good = [data for data, why in read if not why]
         found = model.answer(good) if good else {}
         at = 0
         for item, (_, why) in zip(batch, read, strict=True):
             row = {"error": why} if why else _row(found, at, model)
             at += not why
-            yield {"id": item.id, **(row or {"error": _why(item)})}
+            yield {"id": item.id, **(row or {"error": _why(item, model.max_pixels)})}
 
 
-def _read(item: Item) -> tuple[bytes, str]:
+def _read(item: Item, max_pixels: int) -> tuple[bytes, str]:
     """The bytes of an input, or why there are none."""
     if item.error:
         return b"", item.error
@@ -98,14 +106,16 @@ def _read(item: Item) -> tuple[bytes, str]:
         data, header = read_image(Path(item.path))
     except (UnusableError, OSError, ValueError) as error:
         return b"", str(error)
-    why = size_reason(header, len(data), MAX_PIXELS)
+    why = size_reason(header, len(data), max_pixels)
     return (b"", why) if why else (data, "")
 
 
-def _why(item: Item) -> str:
+def _why(item: Item, max_pixels: int) -> str:
     """What is wrong with an input that the servable could not read; only then is it decoded here,
     so that a good file is decoded once."""
-    found = reason_against(item.path) if item.path is not None else ""
+    found = ""
+    if item.path is not None:
+        found = reason_against(item.path, max_image_pixels=max_pixels)
     return found or "the servable cannot read it"
 
 

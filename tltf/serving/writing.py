@@ -48,6 +48,7 @@ def _spec_text(served: Signatures, spec_json: str) -> str:
         "classes": [printable(name) for name in decision.classes],
         "temperature": decision.temperature,
         "threshold": decision.threshold,
+        "max_image_pixels": getattr(served.intake, "max_pixels", None),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "spec": json.loads(spec_json) if spec_json else None,

@@ -60,6 +60,7 @@ class Job:
       form: of features: ``store`` or one of :data:`tltf.stages.featurefiles.FORMS`.
       batch_size: inputs per call of the model.
       encoding: of texts and tables, see :func:`tltf.data.textfiles.read_text`.
+      max_image_pixels: larger images fail; 0 for the limit of the model, or :data:`MOST_PIXELS`.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Job:
     form: str = "store"
     batch_size: int = 32
     encoding: str = "auto"
+    max_image_pixels: int = 0
 
     def name(self, shard: int, suffix: str, kind: str = "") -> Path:
         """``out/predictions-00012-of-00064.jsonl``."""
@@ -164,7 +166,9 @@ class Worker:
             count += len(some)
             records = tuple(Record(id=item.id, path=item.path) for item in some)
             listed = Manifest(task="single_label", classes=(), records=records)
-            found = examine(listed, max_image_pixels=MOST_PIXELS).manifest
+            found = examine(
+                listed, max_image_pixels=self.job.max_image_pixels or MOST_PIXELS
+            ).manifest
             bad += [{"id": e.id, "error": e.reason} for e in found.excluded]
             if found.records:
                 parts.append(self._network.features(found.records))
@@ -175,7 +179,9 @@ class Worker:
 
     @cached_property
     def _model(self) -> Any:
-        return trained.opened_model(Path(self.job.model))
+        return trained.opened_model(
+            Path(self.job.model), max_image_pixels=self.job.max_image_pixels
+        )
 
     @cached_property
     def _network(self) -> Network:

@@ -34,7 +34,7 @@ class UnknownValueError(Exception):
 
 
 def qualified(thing: Any) -> str:
-    """The name of a class with that of its module."""
+    """``mine.layers.Shift``."""
     name = getattr(thing, "__qualname__", getattr(thing, "__name__", type(thing).__name__))
     return f"{_module(thing)}.{name}"
 

@@ -200,6 +200,8 @@ def _without_row(store: FeatureStore, keys: Sequence[Key], batches: Batches) -> 
     cheapest to compute."""
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     chosen = sorted(first[key] for key in set(store.missing(keys)))
+    if not chosen:
+        return []
     order = batches.for_extraction([batches.records[i] for i in chosen])
     return [chosen[i] for i in order]
 

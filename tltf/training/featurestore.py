@@ -119,15 +119,22 @@ class FeatureStore:
         return [key for key in dict.fromkeys(keys) if key not in self._where]
 
     def refresh(self) -> None:
-        """Takes in the shards that were committed since; a damaged one is removed and said."""
+        """Takes in the shards that were committed since; a damaged one is removed and said.
+
+        One that the system does not let us read now (too many open files, no permission, a disk
+        that fails) says nothing of its content: it is left alone, and asked again the next time.
+        """
         for folder in sorted(self.folder.glob("shard-*")):
             if folder.name in self._shards:
                 continue
             try:
                 shard, keys = self._opened(folder)
             except (TltfError, OSError, KeyError, TypeError, ValueError) as error:
-                logging.warning("feature store: %s is damaged and rebuilt (%s)", folder, error)
-                shutil.rmtree(folder, ignore_errors=True)
+                if storage.refused(error):
+                    logging.warning("feature store: %s is left as it is (%s)", folder, error)
+                else:
+                    logging.warning("feature store: %s is damaged and rebuilt (%s)", folder, error)
+                    shutil.rmtree(folder, ignore_errors=True)
                 continue
             number = len(self._order)
             self._shards[folder.name] = shard

@@ -74,11 +74,18 @@ def write(folder: Path, state: State) -> Path:
 
 
 def newest(folder: Path) -> State | None:
-    """The newest state that verifies; a damaged one is set aside with a loud line."""
+    """The newest state that verifies; a damaged one is set aside with a loud line.
+
+    Raises:
+      StorageError: the system refused to read one, which may be whole: an older state instead of
+        it, or none, would throw work away.
+    """
     for candidate in reversed(_committed(folder)):
         try:
             return _read(candidate)
         except (TltfError, KeyError, TypeError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and storage.refused(error):
+                raise storage.storage_error(error, candidate) from error
             aside = sealed.set_aside(candidate)
             logging.error("a state is damaged and set aside as %s: %s", aside, error)
     return None
