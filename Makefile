@@ -17,7 +17,7 @@ TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py re
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py columns.py rowstream.py splitting.py \
 	indexing.py)
 
-.PHONY: help demo test test-failed test-all check beam bench bench-transfer bench-hf bench-choosing views test-tools faults fuzz soak clean
+.PHONY: help demo test test-failed test-all check beam bench bench-transfer bench-hf bench-choosing bench-defaults views test-tools faults fuzz soak clean
 .NOTPARALLEL:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench     side-by-side measurements'
 	@echo 'make bench-transfer  transfer methods against the source alone'
 	@echo 'make bench-choosing  do rankings, rehearsals and searches choose well'
+	@echo 'make bench-defaults  the defaults beside the Keras guide and a cross-validated probe'
 	@echo 'make faults    every fault of the table, row by row; make test-tools before it'
 	@echo 'make fuzz      foreign bytes at every door, with a long budget'
 	@echo 'make soak      up to an hour of real runs, with 200 random kills and other faults'
@@ -81,6 +82,11 @@ bench-transfer: $(VENV)/.installed
 bench-choosing: $(VENV)/.installed-test
 	@mkdir -p runs
 	$(RUN) -m experiments.benchmarks.choosing --workdir=runs/choosing $(BENCH)
+
+# hours; what is done is kept. BENCH='--sets=cats_dogs --labels=10 --seeds=1', '--only=table'
+bench-defaults: $(VENV)/.installed-test
+	@mkdir -p runs
+	$(RUN) -m experiments.benchmarks.defaults --workdir=runs/defaults $(BENCH)
 
 test-tools:
 	@command -v strace || apt-get install --yes strace || \

@@ -81,7 +81,7 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path) -> None:
 def test_where_no_folder_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cases = {
-        tmp_path / "no" / "run": r"No such file.*--workdir=.*next: create its parent first: mkdir",
+        tmp_path / "run.csv": r"name of a file.*--workdir=.*next: name a folder, for example .*run",
         tmp_path / "file": "it is a file: name a folder",
         tmp_path / "file" / "run": "Not a directory",
     }
@@ -89,6 +89,8 @@ def test_where_no_folder_can_be(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=message) as error, rundir.opened(place):
             pass
         assert error.value.exit_code == 73
+    with rundir.opened(tmp_path / "no" / "such" / "run") as run:
+        assert run.path == tmp_path / "no" / "such" / "run"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

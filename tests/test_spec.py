@@ -22,6 +22,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "val_fraction": 0.5,
         "test_fraction": 0.0,
         "group_column": "person",
+        "label_separator": ";",
         "encoding": "latin-1",
         "bad_files": "skip",
         "max_bad_fraction": 0.5,
@@ -32,6 +33,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "head": {"pooling": "flatten", "hidden": (7, 5), "activation": "tanh", "dropout": 0, "l2": 1},
     "adapt": {"target": "other", "method": "mmd", "weight": 0.5, "shots": 3, "sources": ("b", "c")},
     "": {
+        "effort": "fast",
+        "validation": "folds:7",
         "augment": "strong",
         "mix": "cutmix",
         "batch_size": 3,

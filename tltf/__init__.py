@@ -50,13 +50,17 @@ _FAMILIES = ("adapt", "transfer")
 __all__ = sorted([*_PUBLIC, *_FAMILIES])
 
 
+# Not at first use only: `from tltf.transfer import MMD` imports Keras and asks no __getattr__.
+importlib.import_module("tltf.legacy").choose_backend()
+
+
 def __getattr__(name: str) -> Any:
-    if name in _FAMILIES:
-        return importlib.import_module(f"tltf.{name}")
-    if name not in _PUBLIC:
+    if name not in _PUBLIC and name not in _FAMILIES:
         raise AttributeError(f"module 'tltf' has no attribute {name!r}")
     if name != "TltfError":
         importlib.import_module("tltf.legacy").refuse()
+    if name in _FAMILIES:
+        return importlib.import_module(f"tltf.{name}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

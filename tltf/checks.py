@@ -104,3 +104,28 @@ def _compiles(pattern: str) -> bool:
     except re.error:
         return False
     return True
+
+
+def check_validation(text: str) -> None:
+    """Raises ArgumentError unless this is ``auto``, ``split``, ``folds`` or ``folds:K``, K >= 2."""
+    if text in ("auto", "split") or fold_count(text) is not None:
+        return
+    raise ArgumentError(
+        f"validation={text!r}, expected auto, split, folds or folds:K with K from 2 to 100"
+        f"{nearest(text, ('auto', 'split', 'folds'))}",
+        where="--validation",
+    )
+
+
+def fold_count(text: str) -> int | None:
+    """K of ``folds:K``, 0 for ``folds``; None for anything else.
+
+    >>> fold_count("folds:10"), fold_count("folds"), fold_count("split")
+    (10, 0, None)
+    """
+    kind, colon, number = text.partition(":")
+    if kind != "folds":
+        return None
+    if not colon:
+        return 0
+    return int(number) if number.isdecimal() and 2 <= int(number) <= 100 else None

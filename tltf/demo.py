@@ -28,8 +28,9 @@ from tltf.rundir import RunDir
 from tltf.serving.predicting import open_servable
 from tltf.spec import BackboneSpec, DataSpec, HeadSpec, Phase, TransferSpec
 from tltf.stages.data import committed_manifest, run_data
+from tltf.stages.fitting import run_training
 from tltf.stages.reporting import pictures_of, write_report
-from tltf.stages.training import run_training, targets_of
+from tltf.stages.training import targets_of
 
 Say = Callable[[str], None]
 

@@ -92,7 +92,7 @@ def _combinations() -> Iterator[Finding]:
     try:
         legacy.refuse()
     except TltfError as error:
-        yield Finding(about="keras 2", level=BAD, says=error.what, remedy=error.next_action)
+        yield Finding(about="keras", level=BAD, says=error.what, remedy=error.next_action)
     if _version("setuptools") >= (82,) and _version("tensorflow-hub"):
         yield Finding(
             about="setuptools with tensorflow-hub",

@@ -16,6 +16,15 @@ ADAPT_METHODS = (
 )  # fmt: skip
 """What ``tltf adapt --method`` takes; :mod:`tltf.stages.adapting` carries them out."""
 
+NOT_OF_ADAPTATION = {
+    "strategy": "which trains on stored features, on one device",
+    "data_service": "which reads every example once and keeps its features",
+    "micro_batch": "which compares the examples of a batch",
+    "tensorboard": "whose curves are in its report",
+    "save_every": "which keeps features as they are computed: the same command goes on from them",
+}
+"""Settings of a training that would change nothing in an adaptation, and why."""
+
 REGULARIZERS = ("none", "l2sp", "bss", "delta")
 
 DISTILLATIONS = {

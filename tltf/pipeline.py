@@ -7,6 +7,7 @@ folder before the next begins, so that the same call goes on where it was stoppe
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 
 from absl import logging
 
-from tltf import recipes, rundir, sealed, storage
+from tltf import effort, recipes, rundir, sealed, storage
 from tltf.backbones import catalog
 from tltf.errors import ArgumentError, MismatchError
 from tltf.evaluation import tunepage
 from tltf.evaluation.gate import Gate
 from tltf.interval import save_interval
-from tltf.methods import distillation
+from tltf.methods import NOT_OF_ADAPTATION, distillation
 from tltf.rundir import RunDir
 from tltf.selection.search import check_optuna
 from tltf.spec import TransferSpec
@@ -30,10 +31,11 @@ from tltf.stages.environment import run_environment
 from tltf.stages.explaining import run_explaining
 from tltf.stages.exporting import run_exporting
 from tltf.stages.failures import recorded
+from tltf.stages.fitting import run_training
 from tltf.stages.planning import planned_model
 from tltf.stages.reporting import run_reporting
 from tltf.stages.tensorboard import write_logs
-from tltf.stages.training import join_training, run_training
+from tltf.stages.training import join_training
 from tltf.stages.tuning import run_search
 from tltf.training import environment
 from tltf.training.strategies import distribution
@@ -103,11 +105,16 @@ def transfer(
     """
     interval = save_interval(save_every)
     check_parts(spec, micro_batch, strategy)
+    if spec.adapt.target:
+        check_adaptation(strategy=strategy, data_service=data_service, tensorboard=tensorboard,
+                         save_every=save_every)  # fmt: skip
     placed = distribution(strategy)
     _check_backbone(spec)
     with _held(workdir, fresh=fresh) as run:
         if run.has(run.spec):
             spec = run.agree(spec)
+        else:
+            spec = _with_effort(spec, _parts_of_plans(strategy, data_service, micro_batch))
         if run.stage()["finished"]:
             return _finished(run, gate, already_complete=True)
         with recorded(run), environment.determinism(spec.deterministic):
@@ -223,6 +230,7 @@ def tune(
 def plan_only(spec: TransferSpec, *, say: Say = logging.info) -> recipes.Plan:
     """What :func:`transfer` would do, without a folder or a step of training."""
     _check_backbone(spec)
+    effort.check(spec)
     manifest = read_data(spec)
     for sentence in described(manifest):
         say(sentence)
@@ -252,6 +260,32 @@ def check_parts(spec: TransferSpec, micro_batch: int | str, strategy: str = "non
             next_action="leave it out, and use a smaller --batch_size" if whole
             else "pass a number",
         )  # fmt: skip
+
+
+def _parts_of_plans(strategy: str, data_service: str, micro_batch: int | str) -> list[str]:
+    """What of the execution only phases know, by the names of the flags."""
+    given = {"strategy": strategy != "none", "data_service": bool(data_service),
+             "micro_batch": bool(micro_batch)}  # fmt: skip
+    return [name for name, is_given in given.items() if is_given]
+
+
+def _with_effort(spec: TransferSpec, execution: Sequence[str]) -> TransferSpec:
+    """The specification of a new run: one that runs as only phases can is one of phases."""
+    effort.check(spec, execution=execution)
+    if spec.effort is None and execution:
+        return dataclasses.replace(spec, effort=effort.PLAN)
+    return spec
+
+
+def check_adaptation(**given: object) -> None:
+    """Raises ArgumentError for a setting of :func:`transfer` that an adaptation does not have."""
+    for name, value in given.items():
+        if value not in (False, "", "none", "auto"):
+            raise ArgumentError(
+                f"{name}={value!r} with an adaptation, {NOT_OF_ADAPTATION[name]}",
+                where=f"--{name}",
+                next_action="leave it out",
+            )
 
 
 def _check_backbone(spec: TransferSpec) -> None:

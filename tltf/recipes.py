@@ -200,7 +200,7 @@ def _early_stop(
 def _restore(spec: TransferSpec, facts: Facts) -> tuple[str, str | None, str]:
     if facts.tokens is None:
         return "best", spec.restore or "best", ""
-    why = "accuracy of tuned transformers still rises when their validation loss does too"
+    why = "accuracy on texts often still rises when the validation loss does too"
     return "last", spec.restore, why
 
 
@@ -243,7 +243,7 @@ def _with_optimizer(phase: Phase, facts: Facts, decide: _Decisions) -> Phase:
     if phase.optimizer is not None or facts.tokens is None:
         optimizer = phase.optimizer or "adam"
         return dataclasses.replace(phase, optimizer=optimizer, weight_decay=decay or 0.0)
-    why = "transformers are tuned so: decoupled decay, gradients clipped"
+    why = "networks that read texts are tuned so: decoupled decay, gradients clipped"
     return dataclasses.replace(
         phase,
         optimizer=decide(f"{phase.name}.optimizer", "adamw", None, why),
@@ -304,3 +304,42 @@ def _learning_rate(
         rate = float(f"{rate * BERT_WIDTH / max(NARROWEST, facts.width):.2g}")
         why += f"; {PRETRAINED_RATES['adamw']:g} at a width of {BERT_WIDTH}, here {facts.width}"
     return rate, phase.learning_rate, why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How tuning is tried beside the stacked probe: its phase, its views, on how many folds."""
+
+    phase: Phase
+    augment: str
+    views: int
+    folds: int
+
+
+LEAST_TO_TUNE = 200
+"""Fewer photos were not seen to gain from tuning beside a probe of all depths; they lose."""
+MANY_TO_TUNE = 400
+CANDIDATE_EPOCHS, CANDIDATE_FOLDS = 8, {"default": 2, "best": 5}
+CANDIDATE_RATES = (1e-4, 3e-4)
+
+
+def tuning(spec: TransferSpec, *, labelled: int, texts: bool) -> Tuning | None:
+    """What is tried beside the probe; None where the sizes say that it cannot pay.
+
+    Args:
+      spec: resolved.
+      labelled: examples to learn from.
+      texts: encoders of texts gain from tuning at every size, and their texts are taken as they
+        are.
+    """
+    if spec.effort not in CANDIDATE_FOLDS or (labelled < LEAST_TO_TUNE and not texts):
+        return None
+    phase, folds = spec.phases[-1], CANDIDATE_FOLDS[spec.effort]
+    if texts:
+        return Tuning(phase=phase, augment="none", views=1, folds=folds)
+    rate = CANDIDATE_RATES[labelled >= MANY_TO_TUNE]
+    phase = dataclasses.replace(phase, epochs=CANDIDATE_EPOCHS, learning_rate=rate)
+    flips = spec.augment not in (None, "none")
+    return Tuning(
+        phase=phase, augment="flip" if flips else "none", views=2 if flips else 1, folds=folds
+    )

@@ -43,6 +43,7 @@ OURS = (
     "weights",
     "report",
     "compare",
+    "candidates",
     "tensorboard",
     "export",
     "error.json",
@@ -198,7 +199,7 @@ class RunDir:
                 path.unlink(missing_ok=True)
                 continue
             sealed.remove_litter(path)
-            if name == "compare":
+            if name in ("compare", "candidates"):
                 for below in path.glob("*/"):
                     RunDir(below).clear()
                     (below / LOCK).unlink(missing_ok=True)
@@ -256,7 +257,7 @@ def opened(path: str | Path, *, fresh: bool = False) -> Iterator[RunDir]:
     folder of a finished run no file is touched, unless ``fresh`` clears it.
 
     Raises:
-      OutputError: the path is a file, unwritable, has no parent, or holds foreign files.
+      OutputError: the path is a file or named like one, unwritable, or holds foreign files.
       BusyError: another process holds the folder.
     """
     folder = Path(path)
@@ -334,10 +335,23 @@ def _is_run(folder: Path, names: set[str]) -> bool:
     return True
 
 
+FILES = (
+    ".csv", ".tsv", ".json", ".jsonl", ".txt", ".html", ".pdf", ".png", ".parquet", ".xlsx", ".zip",
+    ".tar", ".gz", ".keras", ".h5", ".pb", ".tflite", ".onnx", ".safetensors",
+)  # fmt: skip
+"""Endings of files: who names one does not expect a folder of that name."""
+
+
 def check_writable(folder: Path, *, flag: str = "output") -> None:
-    """Creates ``folder`` if its parent exists; raises OutputError unless it can be written."""
+    """Creates ``folder`` and its parents; raises OutputError unless it can be written."""
+    if folder.suffix.lower() in FILES and not folder.exists():
+        raise OutputError(
+            f"{folder.name} is the name of a file, and a folder is made here",
+            where=f"{flag}={folder}",
+            next_action=f"name a folder, for example {folder.with_suffix('')}",
+        )
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         probe = storage.sibling(folder / "probe")
         probe.touch()
         # The holder of the folder may clear it away first, as litter.
@@ -345,7 +359,7 @@ def check_writable(folder: Path, *, flag: str = "output") -> None:
     except OSError as error:
         remedy = {
             "FileExistsError": "it is a file: name a folder",
-            "FileNotFoundError": f"create its parent first: mkdir -p {folder.parent}",
+            "NotADirectoryError": "a part of the path is a file: name a folder",
         }.get(type(error).__name__, "name a folder that you may write to")
         raise OutputError(
             f"cannot write there: {error.strerror}",

@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from tltf.checks import check_class_weight, check_unfreeze, in_range, one_of
-from tltf.errors import ArgumentError, nearest
+from tltf.checks import check_class_weight, check_unfreeze, check_validation, in_range, one_of
+from tltf.errors import ArgumentError
 from tltf.methods import AdaptSpec, average, distillation, regularizer
 from tltf.policies import policy
+from tltf.specjson import flatten, read
 
 TASKS = ("auto", "single_label", "multi_label", "regression")
 MIXES = ("none", "mixup", "cutmix")
@@ -33,6 +31,7 @@ BAD_FILES = ("error", "skip")
 RESTORES = ("best", "last")
 HEAD_SOLVERS = ("auto", "gradient", "lbfgs")
 CACHE_DTYPES = ("float16", "bfloat16", "float32", "uint8")
+EFFORTS = ("fast", "default", "best", "plan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,7 @@ class DataSpec:
     ``source`` is a folder of images or texts, a CSV/TSV/JSON-lines manifest, a file of lines that
     begin with their label, ``tfds:<name>`` or ``digits``. Fractions are of the whole, in [0, 1).
     ``encoding`` is of texts and tables: ``auto`` or a name such as ``latin-1``.
+    ``label_separator`` stands between several labels of one example in a table.
     """
 
     source: str
@@ -50,6 +50,7 @@ class DataSpec:
     test_fraction: float = 0.15
     group_column: str | None = None
     encoding: str = "auto"
+    label_separator: str = "|"
     bad_files: str = "error"
     max_bad_fraction: float = 0.01
     max_image_pixels: int = 64_000_000
@@ -202,6 +203,11 @@ class TransferSpec:
     ``augment`` is the text of :func:`tltf.policies.policy`: ``none|light|medium|strong``, or
     ranges such as ``flip,shear=0.2,zoom=0.2``.
 
+    ``effort`` is how much is tried (:mod:`tltf.effort`): ``fast``, the stacked probe of frozen
+    taps; ``default``, tuning as a candidate beside it; ``best``, more of both; ``plan``, the phases
+    as they stand here. ``validation`` is what choices are made on: ``folds:K`` of all labelled
+    examples, a carved ``split``, or ``auto``.
+
     Example::
 
       TransferSpec(
@@ -213,6 +219,8 @@ class TransferSpec:
 
     data: DataSpec
     backbone: BackboneSpec
+    effort: str | None = None
+    validation: str = AUTO
     head: HeadSpec = field(default_factory=HeadSpec)
     phases: tuple[Phase, ...] = field(default_factory=lambda: two_phases())
     head_solver: str = "auto"
@@ -262,6 +270,9 @@ class TransferSpec:
                 next_action="leave them out of the phase",
             )
         one_of("mix", self.mix, MIXES)
+        if self.effort is not None:
+            one_of("effort", self.effort, EFFORTS)
+        check_validation(self.validation)
         if self.adapt.target and self.adapt.method == "source_only" and self.mix != "none":
             raise ArgumentError(
                 f"mix={self.mix!r} with the source alone",
@@ -304,11 +315,11 @@ class TransferSpec:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ArgumentError(f"the specification is not JSON: {error}", where="spec") from error
-        return _read(cls, values, "spec")
+        return read(cls, values, "spec")
 
     def differences(self, other: TransferSpec) -> list[str]:
         """``field: old -> new`` for every field in which ``other`` differs from this one."""
-        old, new = (_flatten(dataclasses.asdict(spec)) for spec in (self, other))
+        old, new = (flatten(dataclasses.asdict(spec)) for spec in (self, other))
         absent = "absent"
         return [
             f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}"
@@ -344,54 +355,3 @@ def not_convex(spec: TransferSpec) -> list[str]:
         "teacher": bool(spec.teacher),
     }
     return [name for name, is_given in given.items() if is_given]
-
-
-def _read(kind: type[Any], values: object, where: str) -> Any:
-    """Builds the dataclass ``kind`` from parsed JSON, all or nothing."""
-    if not isinstance(values, Mapping):
-        raise ArgumentError(f"got {type(values).__name__}, expected an object", where=where)
-    hints = typing.get_type_hints(kind)
-    unknown = [key for key in values if key not in hints]
-    if unknown:
-        raise ArgumentError(
-            f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), hints)}", where=where
-        )
-    fields = {}
-    for key, value in values.items():
-        hint, place = hints[key], f"{where}.{key}"
-        if dataclasses.is_dataclass(hint):
-            value = _read(typing.cast(type, hint), value, place)
-        elif typing.get_origin(hint) is tuple:
-            if not isinstance(value, list):
-                raise ArgumentError(f"got {value!r}, expected a list", where=place)
-            item = typing.get_args(hint)[0]
-            if dataclasses.is_dataclass(item):
-                value = [_read(typing.cast(type, item), v, place) for v in value]
-            value = tuple(value)
-        elif not _fits(value, hint):
-            raise ArgumentError(f"got {value!r}, expected {hint}", where=place)
-        fields[key] = value
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise ArgumentError(str(error), where=where) from error
-
-
-def _fits(value: object, hint: object) -> bool:
-    kinds = typing.get_args(hint) or (hint,)
-    if isinstance(value, bool):
-        return bool in kinds
-    if isinstance(value, int) and float in kinds:
-        return True
-    return isinstance(value, tuple(k for k in kinds if isinstance(k, type)))
-
-
-def _flatten(values: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(values, dict):
-        return {
-            k: v for key, x in values.items() for k, v in _flatten(x, f"{prefix}{key}.").items()
-        }
-    if isinstance(values, list | tuple) and any(isinstance(x, dict) for x in values):
-        named = {str(x.get("name", i)): x for i, x in enumerate(values)}
-        return _flatten(named, prefix)
-    return {prefix.rstrip("."): list(values) if isinstance(values, tuple) else values}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,18 @@ import tensorflow as tf
 from tltf import sealed, storage, tensorfile
 from tltf.backbones.tokens import tokens_layer
 from tltf.data.batches import Batches
-from tltf.data.manifest import Record
+from tltf.data.manifest import Manifest, Record
 from tltf.data.textbatches import TextBatches
 from tltf.data.wordpiece import WordPiece
-from tltf.errors import DataError, InputMissingError, StorageError, named_list, nearest
+from tltf.errors import (
+    ArgumentError,
+    DataError,
+    InputMissingError,
+    StorageError,
+    TltfError,
+    named_list,
+    nearest,
+)
 from tltf.evaluation.familiarity import Familiarity, from_tensors
 from tltf.evaluation.rejection import DecisionRule
 from tltf.models import saved
@@ -30,6 +38,7 @@ from tltf.serving.intake import ImageIntake, Intake
 from tltf.serving.predicting import Opened, as_arrays, open_servable
 from tltf.serving.signatures import Signatures, signatures
 from tltf.serving.textintake import TextIntake
+from tltf.spec import TransferSpec
 from tltf.training.features import compiled
 from tltf.transfer import anchors as anchors  # these two register layers of saved models
 from tltf.transfer import domain_norm as domain_norm
@@ -43,16 +52,33 @@ class Trained:
     """The model, its task and classes, its input side, and what was fitted on validation: the rule
     and the limit of what is familiar (None where features do not vary).
 
-    ``max_length`` is that of texts in tokens; 0 for images.
+    ``image_size`` is the side of images in pixels, None for texts; ``max_length`` is that of texts
+    in tokens, None for images. Neither has a default: what leaves one out would read every example
+    as nothing. :func:`untrained` takes both from the plan of a run.
+
+    Raises:
+      ArgumentError: the one that the model needs is None, or the other is not.
     """
 
     model: keras.Model
     task: str
     classes: tuple[str, ...]
-    image_size: int
+    image_size: int | None
+    max_length: int | None
     rule: DecisionRule = dataclasses.field(default_factory=DecisionRule)
     familiarity: Familiarity | None = None
-    max_length: int = 0
+
+    def __post_init__(self) -> None:
+        name, other = ("image_size", "max_length")
+        if self.tokenizer is not None:
+            name, other = other, name
+        if getattr(self, name) is None or getattr(self, other) is not None:
+            raise ArgumentError(
+                f"image_size={self.image_size}, max_length={self.max_length} for a model of"
+                f" {'images' if self.tokenizer is None else 'texts'}, expected {name} alone",
+                where="Trained",
+                next_action="use tltf.trained.untrained, which takes it from the run's plan",
+            )
 
     @property
     def tokenizer(self) -> WordPiece | None:
@@ -148,6 +174,23 @@ class Trained:
         return signatures(self.model, self.decision, intake=self.intake)
 
 
+def untrained(model: keras.Model, spec: TransferSpec, manifest: Manifest) -> Trained:
+    """The model of a plan before it has learned anything.
+
+    Args:
+      model: of ``spec``, as :func:`tltf.stages.planning.planned_model` builds it.
+      spec: resolved.
+      manifest: whose examples it is for.
+    """
+    return Trained(
+        model=model,
+        task=manifest.task,
+        classes=manifest.classes,
+        image_size=spec.backbone.image_size,
+        max_length=spec.backbone.max_length,
+    )
+
+
 def load(folder: str | Path) -> Trained:
     """Reads what :meth:`Trained.save` wrote: the ``weights`` of a run folder.
 
@@ -169,13 +212,33 @@ def load(folder: str | Path) -> Trained:
             model=model,
             task=fields["task"],
             classes=tuple(fields["classes"]),
-            image_size=int(fields["image_size"]),
-            max_length=int(fields.get("max_length", 0)),
+            **_input_settings(model, fields, folder),
             rule=DecisionRule(**fields["rule"]),
             familiarity=_familiarity(folder) if fields.get("familiarity") else None,
         )
+    except TltfError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"not the file that tltf wrote: {error}", where=folder) from error
+
+
+def _input_settings(model: keras.Model, fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The one of ``image_size`` and ``max_length`` that the model has; earlier versions wrote 0, or
+    what was asked for, for the other.
+
+    Raises:
+      DataError: an adaptation of an earlier version, which read every text as an empty one.
+    """
+    if tokens_layer(model) is None:
+        return {"image_size": int(fields["image_size"]), "max_length": None}
+    if not fields.get("max_length"):
+        raise DataError(
+            "this model learned from empty texts: an earlier version adapted it",
+            where=folder,
+            kept="the run as it is",
+            next_action="run `tltf adapt` again with --fresh",
+        )
+    return {"image_size": None, "max_length": int(fields["max_length"])}
 
 
 def _familiarity(folder: Path) -> Familiarity:

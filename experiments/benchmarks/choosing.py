@@ -293,6 +293,7 @@ def trained_once(spec: TransferSpec, target: Path) -> dict[str, Any]:
     from tltf.data import prepare
     from tltf.interval import save_interval
     from tltf.stages import training
+    from tltf.stages.fitting import run_training
 
     keras.backend.clear_session()
     manifest = prepare.prepared(spec.data, seed=spec.seed)
@@ -300,8 +301,8 @@ def trained_once(spec: TransferSpec, target: Path) -> dict[str, Any]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with rundir.opened(target) as run:
         asked = run.agree(spec) if run.has(run.spec) else spec
-        result = training.run_training(asked, manifest, run, interval=save_interval("auto"),
-                                       say=lambda _: None, progress=False)  # fmt: skip
+        result = run_training(asked, manifest, run, interval=save_interval("auto"),
+                              say=lambda _: None, progress=False)  # fmt: skip
     seconds = time.monotonic() - started
     test = result.trained.batches(manifest.split("test"))
     answers = training.answers(result.trained, result.fit, test).argmax(axis=1)

@@ -10,6 +10,7 @@ the ones that ours unfreezes.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 EPOCHS, RATES = (20, 10), (1e-3, 1e-4)
@@ -29,11 +31,13 @@ MODULES = {
 
 @dataclass
 class Course:
-    """How one side went: total seconds, validation accuracy by time, test images got right."""
+    """How one side went: total seconds, validation accuracy by time, test images got right, and
+    their log-loss."""
 
     seconds: float = 0.0
     points: list[tuple[float, float]] = field(default_factory=list)
     right: dict[str, bool] = field(default_factory=dict)
+    nll: float = math.nan
 
 
 def trained(
@@ -65,7 +69,7 @@ def trained(
     def note(epoch: int, logs: dict[str, float]) -> None:
         course.points.append((time.perf_counter() - started, logs["val_accuracy"]))
 
-    told = [keras.callbacks.LambdaCallback(on_epoch_end=note)]
+    noted = [keras.callbacks.LambdaCallback(on_epoch_end=note)]
     for phase, (count, rate) in enumerate(zip(epochs, rates, strict=True)):
         if phase:
             base.trainable = True
@@ -77,13 +81,17 @@ def trained(
             metrics=["accuracy"],
         )
         model.fit(train, validation_data=validation, epochs=count, shuffle=False,
-                  callbacks=told, verbose=0)  # fmt: skip
+                  callbacks=noted, verbose=0)  # fmt: skip
     course.seconds = time.perf_counter() - started
     test = _dataset(folders / "test", image_size, batch_size)
-    answers = model.predict(test, verbose=0).argmax(axis=1)
-    for path, answer in zip(test.file_paths, answers, strict=True):
+    logits = model.predict(test, verbose=0).astype(np.float64)
+    told = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    losses = []
+    for path, row in zip(test.file_paths, told, strict=True):
         label, name = Path(path).parts[-2:]
-        course.right[f"{label}/{name}"] = label == classes[answer]
+        course.right[f"{label}/{name}"] = label == classes[row.argmax()]
+        losses.append(-row[classes.index(label)])
+    course.nll = float(np.mean(losses))
     return course
 
 

@@ -264,7 +264,7 @@ def _training_seconds(spec: TransferSpec, folder: Path) -> float:
     from tltf import rundir
     from tltf.interval import save_interval
     from tltf.stages.data import run_data
-    from tltf.stages.training import run_training
+    from tltf.stages.fitting import run_training
 
     with rundir.opened(folder) as opened:
         opened.clear()

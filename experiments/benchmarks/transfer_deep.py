@@ -150,7 +150,7 @@ def pacs(
     for domain in ("photo", "art_painting"):
         manifest = prepare.scanned(DataSpec(source=str(work / "pacs" / domain)))
         model = Trained(model=classifier(network, tltf.head(7)), task="single_label",
-                        classes=manifest.classes, image_size=224)  # fmt: skip
+                        classes=manifest.classes, image_size=224, max_length=None)  # fmt: skip
         data = model.batches(manifest.records)
         kept = work / f"pacs-{domain}.npy"
         if not kept.exists():

@@ -31,10 +31,22 @@ ORDER = (
         "policies",
         "checks",
         "interval",
+        "specjson",
         "spec",
     ),
     *("recipes", "storage", "tensorfile", "sealed", "variables", "rundir"),
-    *("data", "backbones", "models", "training", "transfer", "adapt", "evaluation", "serving"),
+    *(
+        "data",
+        "probes",
+        "backbones",
+        "effort",
+        "models",
+        "training",
+        "transfer",
+        "adapt",
+        "evaluation",
+        "serving",
+    ),
     *("selection", "trained", "stages", "pipeline", "demo", "doctor", "cli"),
 )
 MODULES = {

@@ -75,8 +75,9 @@ def test_flags(flags: dict[str, Any], text: str, digits: Path, tmp_path: Path) -
 def test_help_names_every_flag(command: str) -> None:
     done = tltf(command, help=True)
     assert (done.code, done.err) == (0, "")
-    known = app.command_module(command).FLAGS
-    assert all(f"--{name}" in done.out for name in known if name != "undefok")
+    module = app.command_module(command)
+    known = {*module.FLAGS} - {"undefok", *module.PROGRAM.refused}
+    assert all(f"--{name}" in done.out for name in known)
 
 
 def test_the_command_itself() -> None:
@@ -165,14 +166,23 @@ def test_where_no_output_can_be(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     for place, text in (
-        ("none/run", "mkdir -p"),
         ("file", "it is a file"),
-        ("file/run", "cannot write there"),
+        ("file/run", "a part of the path is a file"),
+        ("run.csv", "run.csv is the name of a file, and a folder is made here"),
         ("full", "not a run's: thesis.tex"),
     ):
         failed(tltf("train", data=digits, workdir=tmp_path / place, **SMALL), 73, text)
     assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
     assert os.listdir(tmp_path / "full") == ["thesis.tex"]  # noqa: PTH208
+    assert not (tmp_path / "run.csv").exists()
+
+
+def test_the_parents_of_an_output_are_made(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "was.csv").mkdir()  # a folder that is there already may be called anything
+    for place in ("none/of/them/run", "was.csv"):
+        done = tltf("train", data=digits, workdir=tmp_path / place, dry_run=True, **SMALL)
+        assert done.code == 0, done.err
+    assert (tmp_path / "none" / "of" / "them" / "run").is_dir()
 
 
 def test_a_bug_says_so(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

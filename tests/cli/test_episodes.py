@@ -81,7 +81,7 @@ def test_what_it_refuses(digits: Path, tmp_path: Path) -> None:
         ({"queries": 20}, 65, "use --queries=9"),
         ({"novel": "0,1"}, 65, "2 of 2 novel classes"),
         ({"novel": "0,1,2,3"}, 65, "2 of 2 known classes"),
-        ({"out": tmp_path / "a" / "b"}, 73, "mkdir -p"),
+        ({"out": tmp_path / "a.json"}, 73, "is the name of a file"),
     ):
         options = {"data": digits, **NETWORK, "ways": 3, "queries": 5, **flags}
         done = tltf("episodes", **options)

@@ -37,7 +37,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     for flags, code, words in (
         ({"backbones": "VGG15"}, 64, "did you mean 'VGG1"),
         ({"backbones": "VGG16", "data": tmp_path / "nowhere"}, 66, "no such folder"),
-        ({"backbones": "VGG16", "data": data, "out": tmp_path / "a" / "b"}, 73, "mkdir -p"),
+        ({"backbones": "VGG16", "data": data, "out": tmp_path / "a.csv"}, 73, "name of a file"),
         ({"backbones": "small_cnn:blocks=1@block9", "data": data}, 64, "block1"),
     ):
         done = tltf("rank", **{"data": data, **flags})

@@ -200,7 +200,10 @@ def test_multi_label_has_every_label_everywhere_when_possible() -> None:
         for label in "abcdef":
             whole = sum(label in r.label for r in records)  # type: ignore[operator]
             assert abs(done.counts()[name][label] - share * whole) <= 5
-    assert "classes without an example in some split: once (train 1, val 0, test 0)" in done.notes
+    assert (
+        "classes that only train has, so that nothing measures them: once (train 1, val 0, test 0)"
+        in done.notes
+    )
 
 
 def test_empty_splits_are_refused() -> None:
@@ -230,3 +233,42 @@ def test_zero_fractions_carve_nothing() -> None:
     )
     assert sizes(done) == {"train": 4}
     assert done.notes == ()
+
+
+def test_a_class_of_the_test_split_alone_is_refused_with_the_remedy() -> None:
+    records = [
+        Record(id=f"{split}{label}{i}", label=label, split=split, sha256=f"{split}{label}{i}")
+        for split, labels in (("train", "ab"), ("test", "abc")) for label in labels
+        for i in range(4)
+    ]  # fmt: skip
+    manifest = Manifest(task="single_label", classes=("a", "b", "c"), records=tuple(records))
+    with pytest.raises(DataError, match=r"c \(train 0, val 0, test 4\)") as error:
+        split(manifest, val_fraction=0.25, test_fraction=0.25, seed=0)
+    assert error.value.next_action == (
+        "move examples of c to train, or take them out of the other splits"
+    )
+
+
+def test_a_class_that_carving_leaves_out_names_the_flags() -> None:
+    records = [Record(id=f"a{i}", label="a", sha256=f"a{i}") for i in range(9)]
+    records.append(Record(id="b", label="b", sha256="b"))
+    manifest = Manifest(task="single_label", classes=("a", "b"), records=tuple(records))
+    with pytest.raises(DataError, match="1 classes have no example") as error:
+        split(manifest, val_fraction=0.2, test_fraction=0.2, seed=0)
+    assert "--val_fraction=0, --test_fraction=0" in error.value.next_action
+
+
+def test_a_class_of_the_training_part_alone_is_said() -> None:
+    records = [
+        Record(id=f"{part}{label}{i}", label=label, split=part, sha256=f"{part}{label}{i}")
+        for part, labels in (("train", "abc"), ("val", "abd"), ("test", "ab")) for label in labels
+        for i in range(3)
+    ]  # fmt: skip
+    records += [Record(id=f"d{i}", label="d", split="train", sha256=f"d{i}") for i in range(2)]
+    manifest = Manifest(task="single_label", classes=tuple("abcd"), records=tuple(records))
+    notes = split(manifest, val_fraction=0.25, test_fraction=0.25, seed=0).notes
+    assert (
+        "classes that only train has, so that nothing measures them: c (train 3, val 0, test 0)"
+        in notes
+    )
+    assert "classes without an example in some split: d (train 2, val 3, test 0)" in notes

@@ -161,3 +161,22 @@ def test_multi_label_confusion_per_label():
     report = evaluate(p, y, task="multi_label", classes=list("abcde"))
     assert report["confusion"] == sk.multilabel_confusion_matrix(y, p >= 0.5).tolist()
     assert report["per_class"]["b"]["f1"] == pytest.approx(sk.f1_score(y[:, 1], p[:, 1] >= 0.5))
+
+
+def test_a_label_that_nobody_carries_is_left_out():
+    y = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]] * 10)
+    found = evaluate(y * 0.8 + 0.1, y, task="multi_label", classes=list("abc"))
+    assert found["metrics"]["macro_f1"]["value"] == 1.0
+    assert found["metrics"]["macro_f1"]["high"] == 1.0
+    # Said without being carried, it counts, and is wrong.
+    p = y * 0.8 + 0.1
+    p[0, 2] = 0.9
+    wrong = evaluate(p, y, task="multi_label", classes=list("abc"))["metrics"]["macro_f1"]
+    assert wrong["value"] == pytest.approx(2 / 3)
+    nobody = evaluate(
+        np.full((9, 2), 0.1), np.zeros((9, 2)), task="multi_label", classes=["a", "b"]
+    )
+    assert "macro_f1" in nobody["undefined"]
+    weights = np.ones((1, 30))
+    of_weights = metrics_of_weights(y * 0.8 + 0.1, y, task="multi_label")(weights)
+    assert of_weights["macro_f1"][0] == 1.0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from experiments.benchmarks import coverage
 from tltf.errors import ArgumentError, DataError
-from tltf.evaluation.verdict import compare
+from tltf.evaluation.verdict import compare, mean_accuracy
 
 
 def test_identical_predictors():
@@ -71,6 +73,58 @@ def test_seeds_that_disagree_widen_the_interval():
     shaky = rng.random((4, 300)) < np.array([[0.95], [0.65], [0.95], [0.65]])
     width = [v.high - v.low for v in (compare(steady, b), compare(shaky, b))]
     assert width[1] > 1.5 * width[0]
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_luck_of_runs_is_no_verdict(seeds):
+    """Equal methods whose runs differ by luck; with records alone 14 to 23 % got a verdict."""
+    share = coverage.false_verdicts(seeds=seeds, n=2000, luck=0.02, draws=150)
+    print(f"{seeds} seeds: {100 * share:.1f} % false verdicts of 150")
+    assert share <= 0.09  # 7 % and one standard error of 150 draws
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("luck", [0.0, 0.02, 0.07])
+@pytest.mark.parametrize("n", [300, 2000, 5000])
+def test_luck_of_runs_is_hardly_ever_a_verdict(seeds, luck, n):
+    assert coverage.false_verdicts(seeds=seeds, n=n, luck=luck, draws=500) <= 0.07
+
+
+def test_one_seed_is_about_two_models():
+    right, wrong = np.ones(50), np.zeros(50)
+    assert "these two models" in compare(right, wrong).sentence
+    assert "these two models" not in compare([right] * 3, [wrong] * 3).sentence
+
+
+def test_seeds_count_as_their_degrees_of_freedom():
+    """Three runs 2 points apart from their rivals' by luck alone, on 10,000 records each."""
+    rng = np.random.default_rng(0)
+    shares = np.array([[0.80], [0.84], [0.82]])
+    a, b = rng.random((3, 10_000)) < shares, rng.random((3, 10_000)) < 0.80
+    found = compare(a, b, n_resamples=400)
+    spread = (a.mean(axis=1) - b.mean(axis=1)).std(ddof=1) / math.sqrt(3)
+    half = (found.high - found.low) / 2
+    assert half >= 4.30 * spread
+    assert found.kind == "no_difference"
+
+
+def test_groups_are_what_a_verdict_draws():
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(12), 20)
+    # Whole groups are better by one model or by the other: 8 against 4 is not proof.
+    better = rng.permutation([1] * 8 + [0] * 4)[of]
+    a, b = better, 1 - better
+    plain, grouped = compare(a, b), compare(a, b, groups=list(of))
+    assert plain.kind == "helps"
+    assert grouped.kind == "no_difference"
+    assert grouped.groups == 12
+    assert "n=240 in 12 groups" in grouped.sentence
+    assert grouped.as_dict()["groups"] == 12
+    assert "groups" not in plain.as_dict()
+    mean = mean_accuracy(a, groups=list(of))
+    assert mean.groups == 12
+    assert mean.high - mean.low > 2 * (mean_accuracy(a).high - mean_accuracy(a).low)
 
 
 def test_errors():

@@ -79,7 +79,7 @@ ROWS: dict[str, Row] = {
               (f"{FAULTS}test_full_disk.py", f"{EVERY}::test_failed_at_every_call")),
     "S2": Row("B", "EIO at the n-th write, fsync, rename",
               (f"{EVERY}::test_failed_at_every_call",)),
-    "S3": Row("A", "output unwritable, a file, without parent",
+    "S3": Row("A", "output unwritable, a file, named like one; parents are made",
               (f"{BAD}::test_where_no_output_can_be",
                "test_rundir.py::test_where_no_folder_can_be")),
     "S4": Row("A", "bit flip or truncation in any artifact", (FLIPS,)),

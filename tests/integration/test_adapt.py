@@ -12,10 +12,14 @@ from commands import tltf, tree
 from integration_domains import CLASSES, draw
 
 import tltf as library
+from tltf.evaluation import rejection
 from tltf.methods import ADAPT_METHODS, AdaptSpec
+from tltf.rundir import existing
 from tltf.spec import BackboneSpec, DataSpec
 from tltf.stages import adapting, domainfit
+from tltf.stages.data import committed_manifest
 from tltf.stages.domainfit import Features, Fitted
+from tltf.stages.training import targets_of
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
@@ -233,6 +237,23 @@ def test_every_method_runs_from_the_command_line(
     assert method in ("auto", report["adaptation"]["selection"]["chosen"])
     if method in ("kmm", "kliep", "ulsif", "domain_classifier"):
         assert "effective sample size" in report["adaptation"]["notes"][0]
+
+
+def test_adabn_is_calibrated_and_judged_as_it_is_served(
+    drawn: dict[str, Path], tmp_path: Path
+) -> None:
+    """The logits of before the adaptation say nothing about the model that answers."""
+    done = adapt(drawn, tmp_path / "run", method="adabn", epochs=4, unfreeze="last:1")
+    assert done.code == 0, done.err
+    run = existing(tmp_path / "run")
+    model, manifest = library.load(run.weights), committed_manifest(run)
+    val = model.batches(manifest.split("val"))
+    rule = rejection.fit_rule(model.logits(val), targets_of(val), task="single_label")
+    assert model.rule.temperature == pytest.approx(rule.temperature, rel=1e-3)
+    assert model.rule.threshold == pytest.approx(rule.threshold, abs=1e-3)
+    report = json.loads((run.report / "report.json").read_text())
+    judged = report["adaptation"]["selection"]["criteria"]
+    assert judged["adabn"] != judged["source_only"]
 
 
 @pytest.mark.slow

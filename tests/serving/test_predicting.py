@@ -69,7 +69,8 @@ def test_the_limit_is_the_one_of_the_model(folder: Path) -> None:
 def test_a_run_predicts_what_it_was_trained_for(
     tmp_path: Path, folder: Path, asked: int, limit: int
 ) -> None:
-    trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE)
+    trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE,
+                      max_length=0)  # fmt: skip
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
     trained.save(run.weights)
@@ -84,7 +85,8 @@ def test_a_run_predicts_what_it_was_trained_for(
 
 def test_a_servable_says_its_limit(tmp_path: Path) -> None:
     intake = ImageIntake(image_size=SIDE, max_pixels=777)
-    trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE)
+    trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE,
+                      max_length=0)  # fmt: skip
     write_saved_model(tmp_path / "1", signatures(trained.model, trained.decision, intake=intake))
     fields = json.loads((tmp_path / "1" / "assets" / "tltf.json").read_text())
     assert fields["max_image_pixels"] == 777
@@ -257,7 +259,7 @@ def test_rows_have_the_fields_of_the_design(folder: Path) -> None:
     assert [row["id"] for row in rows] == names
     assert sum(sent) == 2
     for row in (rows[0], rows[3]):
-        assert list(row) == ["id", "label", "probabilities", "accepted"]
+        assert list(row) == ["id", "label", "probabilities", "accepted", "classes"]
         assert (row["label"], row["probabilities"]) == ("ö", [0.25, 0.75])
     assert "not an image" in rows[1]["error"]
     assert list(rows[2]) == ["id", "error"]

@@ -11,12 +11,12 @@ import pytest
 from commands import tltf
 from pictures import write_digit_folder
 
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import Manifest, Record
 from tltf.errors import ArgumentError
 from tltf.evaluation import verdict
 from tltf.rundir import RunDir
 from tltf.serving.decision import unfamiliarity
-from tltf.spec import Phase, TransferSpec
+from tltf.spec import BackboneSpec, DataSpec, Phase, TransferSpec
 from tltf.stages import baselines, comparing
 from tltf.trained import load
 
@@ -113,13 +113,111 @@ def test_runs_side_by_side(source: Path, run: Path, tmp_path: Path) -> None:
         {r["id"]: r for r in map(json.loads, (w / "report" / "predictions.jsonl").open())}
         for w in (source, run)
     ]
+    # One folder of pictures: here names and contents are the same.
     both = [key for key in rows[0] if key in rows[1]]
     assert pair["n"] == len(both)
+    assert pair["unpaired"] == [len(rows[0]) - len(both), len(rows[1]) - len(both)]
+    if any(pair["unpaired"]):
+        assert "without a counterpart" in done.out
     if both:
         a, b = ([r[k]["predicted"] == r[k]["label"] for k in both] for r in rows)
         assert pair["verdict"]["difference"] == pytest.approx(np.mean(a) - np.mean(b))
     page = (tmp_path / "o" / "compare.html").read_text()
     assert "Settings that differ" in page
+
+
+def write_tested(folder: Path, contents: dict[str, str], *, right: int, group: str = "") -> RunDir:
+    """A run folder with what is read of it to pair its test records: id -> content."""
+    (folder / "report").mkdir(parents=True)
+    records = tuple(
+        Record(id=name, path=f"/{name}", label="a", split="test", sha256=content,
+               group=f"{group}{i // 4}" if group else None)
+        for i, (name, content) in enumerate(contents.items())
+    )  # fmt: skip
+    manifest = Manifest(task="single_label", classes=("a", "b"), records=records)
+    (folder / "manifest.jsonl").write_text("".join(f"{x}\n" for x in manifest.to_json_lines()))
+    rows = [{"id": name, "label": "a", "predicted": "a" if i < right else "b"}
+            for i, name in enumerate(contents)]  # fmt: skip
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "report" / "predictions.jsonl").write_text(lines)
+    return RunDir(folder)
+
+
+@pytest.fixture
+def paired(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def read(run: RunDir) -> Manifest:
+        return Manifest.from_json_lines(run.manifest.read_text().splitlines())
+
+    monkeypatch.setattr(comparing, "_manifest", read)
+
+    def pair(a: RunDir, b: RunDir) -> dict[str, Any]:
+        ours, theirs = comparing._tested(a), comparing._tested(b)
+        return comparing._paired("a", "b", ours, theirs, task="single_label", seed=0)
+
+    return pair
+
+
+def test_other_photos_with_the_same_names_are_no_pairs(tmp_path: Path, paired: Any) -> None:
+    names = [f"cat/{i}.jpg" for i in range(20)]
+    a = write_tested(tmp_path / "a", {name: f"a{i}" for i, name in enumerate(names)}, right=10)
+    b = write_tested(tmp_path / "b", {name: f"b{i}" for i, name in enumerate(names)}, right=15)
+    row = paired(a, b)
+    assert (row["n"], row["unpaired"], row["verdict"]) == (0, [20, 20], None)
+
+
+def test_the_same_photos_with_other_names_are_pairs(tmp_path: Path, paired: Any) -> None:
+    a = write_tested(tmp_path / "a", {f"{i}.jpg": f"x{i}" for i in range(20)}, right=10)
+    contents = {f"other/{i}.png": f"x{i}" for i in range(16)} | {"new.png": "y", "copy.png": "x3"}
+    b = write_tested(tmp_path / "b", contents, right=16)
+    row = paired(a, b)
+    # The second copy of a picture has no counterpart where there is one.
+    assert (row["n"], row["unpaired"]) == (16, [4, 2])
+    assert row["verdict"]["difference"] == pytest.approx((10 - 16) / 16)
+    assert "these two models" in row["verdict"]["sentence"]
+    without = write_tested(tmp_path / "c", {f"{i}.jpg": "" for i in range(20)}, right=10)
+    assert paired(a, without)["n"] == 0
+
+
+def test_pairs_are_of_groups(tmp_path: Path, paired: Any) -> None:
+    contents = {f"{i}.jpg": f"x{i}" for i in range(20)}
+    a = write_tested(tmp_path / "a", contents, right=20, group="person")
+    b = write_tested(tmp_path / "b", contents, right=4, group="person")
+    assert paired(a, b)["verdict"]["groups"] == 5
+
+
+def test_other_data_of_one_distribution_in_order_of_class(monkeypatch: Any) -> None:
+    """1,999 records of four classes: with every first thousand two classes were missing."""
+    seen: list[list[Any]] = []
+
+    class Model:
+        def batches(self, records: Any) -> Any:
+            return records
+
+        def features(self, records: Any) -> np.ndarray:
+            seen.append([int(r.label) for r in records])
+            return np.eye(4)[seen[-1]] + 0.01 * np.random.default_rng(0).normal(
+                size=(len(records), 4)
+            )
+
+    records = tuple(
+        Record(id=str(i), label=str(4 * i // 1999), split="train", path=f"/{i}")
+        for i in range(1999)
+    )
+    manifest = Manifest(task="single_label", classes=tuple("0123"), records=records)
+    spec = TransferSpec(data=DataSpec(source="d"), backbone=BackboneSpec(name="VGG16"))
+    monkeypatch.setattr(comparing.trained_of, "load", lambda _: Model())
+    monkeypatch.setattr(comparing.RunDir, "read_spec", lambda _: spec)
+    monkeypatch.setattr(comparing, "_manifest", lambda _: manifest)
+    monkeypatch.setattr(comparing, "_other", lambda *_: records)
+    found = comparing.compare_with(RunDir(Path("run")), "other")
+    assert all(min(np.bincount(labels, minlength=4)) > 240 for labels in seen)
+    assert found["other"]["mmd"]["p_value"] > 0.05
+
+
+def test_compare_takes_three_seeds_where_nothing_is_said() -> None:
+    from tltf.cli import compare
+
+    assert compare.FLAGS["seeds"].default == 3
 
 
 def test_other_data(run: Path, tmp_path: Path, photos: Path) -> None:
@@ -139,8 +237,6 @@ def test_what_is_refused(run: Path) -> None:
 
 
 def test_the_specification_of_a_baseline() -> None:
-    from tltf.spec import BackboneSpec, DataSpec
-
     spec = TransferSpec(
         data=DataSpec(source="d"),
         backbone=BackboneSpec(name="VGG16"),

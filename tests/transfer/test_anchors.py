@@ -75,6 +75,21 @@ def test_bss_is_the_papers_sum_with_its_gradient(shape) -> None:
     np.testing.assert_allclose(tape.gradient(loss, x), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("n", "batch"), [(16, 16), (12, 8), (5, 5)])
+def test_bss_does_the_same_in_fit_where_the_graph_knows_no_batch_size(n: int, batch: int) -> None:
+    """More examples than features, fewer, and both in one epoch."""
+    x = np.random.default_rng(0).normal(size=(n, 6)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), transfer.BatchSpectralShrinkage(1.0, k=2),
+                              keras.layers.Dense(1, kernel_initializer="zeros")])  # fmt: skip
+    model.compile(keras.optimizers.SGD(0.0), lambda y, z: 0.0 * tf.reduce_sum(z, axis=-1))
+    data = tf.data.Dataset.from_tensor_slices((x, np.zeros((n, 1), "float32"))).batch(batch)
+    parts = [x[i : i + batch] for i in range(0, n, batch)]
+    squares = [np.linalg.svd(p.astype(np.float64), compute_uv=False)[-2:] ** 2 for p in parts]
+    expected = sum(len(p) * s.sum() for p, s in zip(parts, squares, strict=True)) / n
+    found = model.fit(data, epochs=1, verbose=0).history["loss"][0]
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 def test_bss_is_silent_when_it_does_not_train() -> None:
     layer = transfer.BatchSpectralShrinkage()
     x = np.ones((4, 3), "float32")

@@ -50,6 +50,39 @@ def test_tradaboost_follows_the_papers_update() -> None:
     np.testing.assert_allclose(model.weights, w / w.mean(), rtol=1e-9)
 
 
+class Scripted:
+    """The i-th that is made answers by a plan, whatever it is trained on."""
+
+    def __init__(self, answer: float) -> None:
+        self.answer = answer
+
+    def fit(self, x, y, sample_weight):
+        return self
+
+    def predict(self, x):
+        return np.full(len(x), self.answer)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "first"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3), (20, 10)]
+)
+def test_the_rounds_from_half_of_them_vote(rounds: int, first: int) -> None:
+    """Dai et al. 2007, figure 1, and Pardoe & Stone 2010: t = ceil(N / 2) to N."""
+    for voter in range(1, rounds + 1):
+        # One round says 1, and loudly; all others say 0, in a whisper.
+        plan = iter([float(t == voter) for t in range(1, rounds + 1)])
+        x, y = np.zeros((4, 1)), np.array([0, 1, 0, 1])
+        model = transfer.TrAdaBoost(lambda p=plan: Scripted(next(p)), rounds=rounds)
+        model.fit(x, y, x, y)
+        model.betas = [1e-6 if t == voter else 0.99 for t in range(1, rounds + 1)]
+        assert (model.predict(x) == 1).all() == (voter >= first)
+        plan = iter([float(t == voter) for t in range(1, rounds + 1)])
+        numbers = transfer.TrAdaBoostR2(lambda p=plan: Scripted(next(p)), rounds=rounds)
+        numbers.fit(x, y, x, y)
+        numbers.betas = [1e-6 if t == voter else 0.99 for t in range(1, rounds + 1)]
+        assert (numbers.predict(x) == 1).all() == (voter >= first)
+
+
 def test_tradaboost_beats_both_domains_together() -> None:
     gains = []
     for seed in range(5):

@@ -68,6 +68,19 @@ def test_adabn_gives_the_targets_moments_and_touches_nothing_else() -> None:
     )
 
 
+@pytest.mark.parametrize("sizes", [(8, 1), (8, 2, 6), (3, 3, 3), (9,), (4, 7)])
+def test_adabn_counts_examples_and_not_batches(sizes: tuple[int, ...]) -> None:
+    """A last batch of one once halved the variance."""
+    x = np.random.default_rng(0).normal(3, 2, (sum(sizes), 4)).astype("float32")
+    norm = keras.layers.BatchNormalization(momentum=0.9)
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(2)])
+    parts = np.split(x, np.cumsum(sizes)[:-1])
+    assert transfer.adapt_batch_norm(model, iter(parts)) == 1
+    np.testing.assert_allclose(norm.moving_mean, x.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, x.var(axis=0), rtol=1e-4)
+    assert norm.momentum == 0.9
+
+
 def test_adabn_needs_something_to_adapt_and_something_to_adapt_to() -> None:
     with pytest.raises(ArgumentError, match="no BatchNormalization"):
         transfer.adapt_batch_norm(tiny.classifier(norm=False), [])

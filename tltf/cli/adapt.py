@@ -13,7 +13,7 @@ from tltf.cli import run_flags
 from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
 from tltf.errors import ArgumentError
-from tltf.methods import ADAPT_METHODS, AdaptSpec
+from tltf.methods import ADAPT_METHODS, NOT_OF_ADAPTATION, AdaptSpec
 from tltf.spec import (
     BAD_FILES,
     MIXES,
@@ -147,7 +147,6 @@ def run(values: flags.FlagValues) -> None:
         workdir=values["workdir"].value,
         fresh=values["fresh"].value,
         gate=gate,
-        save_every=values["save_every"].value,
         require_exact=values["require_exact"].value,
         say=run_flags.say,
         command=sys.argv,
@@ -170,4 +169,5 @@ Prints how far the domains are apart, trains on the source alone beside the meth
 chooses without target labels.""",
     flag_values=FLAGS,
     run=run,
+    refused=NOT_OF_ADAPTATION,
 )

@@ -13,8 +13,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import NoReturn
 
@@ -35,7 +35,7 @@ COMMANDS = {
     "predict": "labels and probabilities for files, as JSON lines",
     "serve": "try a servable on this machine, by TF Serving's REST interface and a page",
     "export": "verify and publish a run's model as a SavedModel",
-    "embed": "features of a frozen network for many files, by shards, here or by Apache Beam",
+    "embed": "features of a frozen network for many images, by shards, here or by Apache Beam",
     "rank": "which backbone fits the data, measured within a budget",
     "episodes": "few labels of new classes: heads and meta-learning, measured over 600 episodes",
     "tune": "head, depth, rates and augmentation searched on validation, within a budget",
@@ -59,6 +59,9 @@ class Program:
       flag_values: its flags.
       run: does the work; called with the parsed flags.
       positional: the list flag that takes what is given without a flag, if anything may be.
+      refused: flags that its relatives have and that would change nothing here, with the reason.
+        Their defaults may be written, as the flag file of an earlier run does; ``--help`` is silent
+        about them.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Program:
     flag_values: flags.FlagValues
     run: Run
     positional: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -150,6 +154,7 @@ def _executed(program: Program, arguments: Sequence[str]) -> int:
         return 0
     try:
         _parse(program, arguments)
+        _check_refused(program)
         program.run(values)
     except TltfError as error:
         return _told(error, debug=_debug(values))
@@ -166,7 +171,7 @@ def help_text(program: Program) -> str:
     """Usage, then every flag with its type, default and meaning, sorted by name."""
     lines = [f"{program.name}: {program.about}", "", "Flags:"]
     for name, flag in sorted(program.flag_values._flags().items()):
-        if name != flag.name or name in ("flagfile", "undefok"):
+        if name != flag.name or name in ("flagfile", "undefok", *program.refused):
             continue
         default = "" if flag.default in (None, "") else f"  (default: {flag.default_as_str})"
         lines.append(f"  --{name}{_form(flag)}{default}")
@@ -219,6 +224,17 @@ def _parse(program: Program, arguments: Sequence[str]) -> None:
             where=program.name,
             next_action="pass everything as --flag=value",
         )
+
+
+def _check_refused(program: Program) -> None:
+    for name, why in program.refused.items():
+        flag = program.flag_values[name]
+        if flag.value != flag.default:
+            raise ArgumentError(
+                f"--{name}={flag.value} with {program.name}, {why}",
+                where=f"--{name}",
+                next_action="leave it out",
+            )
 
 
 def _nearest_value(message: str, values: flags.FlagValues) -> str:

@@ -11,8 +11,9 @@ from absl import flags
 
 from tltf import rundir
 from tltf import spec as names
-from tltf.cli import run_flags
+from tltf.cli import run_flags, spec_flags
 from tltf.cli.app import Program
+from tltf.data.textfiles import check_encoding
 from tltf.errors import DataError, named_list, printable
 from tltf.spec import DataSpec
 
@@ -26,6 +27,9 @@ flags.DEFINE_string("out", None, "Folder for audit.json and audit.html; none if 
 flags.DEFINE_enum("task", DEFAULT.task, list(names.TASKS), "What a label is.", flag_values=FLAGS)
 flags.DEFINE_string("group_column", None, "Column whose equal values stay in one split.",
                     flag_values=FLAGS)  # fmt: skip
+spec_flags.define_encoding(FLAGS)
+flags.DEFINE_string("label_separator", DEFAULT.label_separator, spec_flags.LABEL_SEPARATOR,
+                    flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_integer("max_image_pixels", DEFAULT.max_image_pixels,
                      "Larger images are listed as bad.", flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_bool("fail_on_leak", False, "Exit 65 when two splits hold (nearly) the same.",
@@ -36,6 +40,7 @@ def run(values: flags.FlagValues) -> None:
     run_flags.required(values, "data")
     source = values["data"].value
     run_flags.check_source(source)
+    check_encoding(values["encoding"].value)
     out = Path(values["out"].value) if values["out"].value else None
     if out is not None:
         rundir.check_writable(out)
@@ -43,6 +48,8 @@ def run(values: flags.FlagValues) -> None:
         source=source,
         task=values["task"].value,
         group_column=values["group_column"].value,
+        encoding=values["encoding"].value,
+        label_separator=values["label_separator"].value,
         max_image_pixels=values["max_image_pixels"].value,
         fail_on_leak=values["fail_on_leak"].value,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
+from tltf.cli import run_flags
 from tltf.cli.app import Program
 from tltf.data.cachefolder import cache_folder
 from tltf.errors import ArgumentError, printable
@@ -28,6 +29,7 @@ def run(values: flags.FlagValues) -> None:
             where="flags",
             next_action="start with tltf cache --list",
         )
+    run_flags.only_where(values["clear"].value, values, "keep_megabytes", what="--clear")
     given = values["cache"].value
     folder = cache_folder() / "features" if given == "auto" else Path(given)
     if values["clear"].value:

@@ -33,6 +33,9 @@ def run(values: flags.FlagValues) -> None:
             where="flags",
             next_action="see tltf compare --help",
         )
+    run_flags.only_where(not runs, values, "other", "seeds", what="--run=RUN")
+    run_flags.only_where(not values["other"].value, values, "seeds",
+                         what="--run=RUN alone, where something is trained")  # fmt: skip
     out = Path(values["out"].value) if values["out"].value else None
     if runs:
         folders = [rundir.existing(path) for path in runs]
@@ -92,8 +95,17 @@ def _side_by_side(found: Mapping[str, Any]) -> list[str]:
             lines.append(row["verdict"]["sentence"])
         else:
             lines.append(f"{row['first']} and {row['second']} were tested on different examples")
+        lines += [_unpaired(row)] if any(row["unpaired"]) else []
     lines += [f"{field}: {' | '.join(map(str, v))}" for field, v in found["settings"].items()]
     return [printable(line) for line in lines]
+
+
+def _unpaired(row: Mapping[str, Any]) -> str:
+    ours, theirs = row["unpaired"]
+    return (
+        f"paired by content and label: {row['n']} examples; without a counterpart {ours} of"
+        f" {row['first']} and {theirs} of {row['second']}"
+    )
 
 
 def _distances(found: Mapping[str, Any]) -> list[str]:

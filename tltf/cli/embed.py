@@ -1,4 +1,4 @@
-"""``tltf embed``: features of a frozen network for many files, shard by shard."""
+"""``tltf embed``: features of a frozen network for many images, shard by shard."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tltf.cli import run_flags, shard_flags, spec_flags
 from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
 from tltf.data.textfiles import check_encoding
+from tltf.errors import ArgumentError
 
 POOLINGS = ("avg", "max", "flatten")
 FORMATS = ("store", "tfrecord", "parquet", "arrayrecord")
@@ -39,6 +40,12 @@ shard_flags.define(FLAGS)
 def run(values: flags.FlagValues) -> None:
     run_flags.required(values, "inputs", "backbone", "out")
     choice = catalog.lookup(values["backbone"].value)
+    if choice.kind in catalog.TEXT_KINDS:
+        raise ArgumentError(
+            f"{choice.text} reads texts, and tltf embed computes features of images",
+            where="--backbone",
+            next_action="use tltf.load(RUN).features of a run on texts, or its signature features",
+        )
     if values["weights"].value == "imagenet":
         catalog.check_published(choice)
     check_encoding(values["encoding"].value)
@@ -69,7 +76,7 @@ def run(values: flags.FlagValues) -> None:
 
 PROGRAM = Program(
     name="tltf embed",
-    about="""computes features of a frozen network for many files, shard by shard.
+    about="""computes features of a frozen network for many images, shard by shard.
 
   tltf embed --inputs='PHOTOS/**/*.jpg' --backbone=MobileNetV2 --out=FEATURES
   tltf embed ... --runner=DirectRunner \\

@@ -30,6 +30,10 @@ flags.DEFINE_bool("reusable", False, "Publish the backbone as a reusable SavedMo
 def run(values: flags.FlagValues) -> None:
     run_flags.required(values, "run", "to")
     gate = run_flags.parsed_gate(values)
+    made = values["litert"].value or values["onnx"].value
+    run_flags.only_where(not values["reusable"].value, values, "keep", "litert", "onnx", "max_drop",
+                         what="a servable, without --reusable")  # fmt: skip
+    run_flags.only_where(bool(made), values, "max_drop", what="--litert or --onnx")
     folder = rundir.existing(values["run"].value)
     rundir.check_writable(Path(values["to"].value))
     import_tensorflow()

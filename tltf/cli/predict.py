@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tltf.cli.app import Program
 from tltf.cli.quiet import import_tensorflow
 from tltf.data.textfiles import check_encoding
 from tltf.errors import ArgumentError, DataError, InputMissingError
+from tltf.serving.answerfile import answer_file, check_answer_file, is_answer_file
 from tltf.terminal import Bar
 
 FLAGS = flags.FlagValues()
@@ -37,13 +39,19 @@ def run(values: flags.FlagValues) -> None:
         raise InputMissingError(
             "there is no such model", where=model, next_action="pass --model=RUN or a servable"
         )
+    out = values["out"].value
+    one_file = bool(out) and is_answer_file(out)
+    run_flags.only_where(bool(out) and not one_file, values, "shards", "runner", "beam",
+                         what="--out=FOLDER, which is filled shard by shard")  # fmt: skip
     given = values["inputs"].value
     # Looked at before TensorFlow is imported: a wrong name answers at once.
     from tltf.serving.inputs import check_given, items, known_count
 
     check_encoding(values["encoding"].value)
     check_given(given)
-    if values["out"].value:
+    if one_file:
+        check_answer_file(Path(out))
+    elif out:
         _run_shards(values)
         return
     import_tensorflow()
@@ -54,15 +62,15 @@ def run(values: flags.FlagValues) -> None:
     inputs = items(given, sys.stdin, key=opened.key, encoding=values["encoding"].value,
                    say=run_flags.say)  # fmt: skip
     rows = predictions(opened, inputs, batch_size=values["batch_size"].value)
-    done, failed = _print(rows, known_count(given, key=opened.key))
+    with contextlib.ExitStack() as stack:
+        write = _print_row
+        if one_file:
+            write = stack.enter_context(
+                answer_file(Path(out), task=opened.task, classes=opened.classes)
+            )
+        done, failed = _write(rows, known_count(given, key=opened.key), write)
     print(f"{done - failed} answered, {failed} failed", file=sys.stderr)
-    if failed and values["strict"].value:
-        raise DataError(
-            f"{failed} of {done} inputs failed",
-            where="--inputs",
-            kept="the answers to the others",
-            next_action="see the lines with an error",
-        )
+    _check_failed(failed, done, values, next_action="see the lines with an error")
 
 
 def _run_shards(values: flags.FlagValues) -> None:
@@ -81,17 +89,35 @@ def _run_shards(values: flags.FlagValues) -> None:
               model=values["model"].value, batch_size=values["batch_size"].value,
               encoding=values["encoding"].value,
               max_image_pixels=values["max_image_pixels"].value or 0)  # fmt: skip
-    shard_flags.run_job(job, values)
+    total = shard_flags.run_job(job, values)
+    _check_failed(total.failed, total.inputs, values, next_action=f"see {job.out}/bad-*.jsonl")
 
 
-def _print(rows: Iterator[dict[str, Any]], expected: int | None) -> tuple[int, int]:
-    """The rows to stdout, the progress to a terminal; how many there were, and failed."""
+def _check_failed(failed: int, done: int, values: flags.FlagValues, *, next_action: str) -> None:
+    """Raises DataError where ``--strict`` lets no input fail."""
+    if failed and values["strict"].value:
+        raise DataError(
+            f"{failed} of {done} inputs failed",
+            where="--inputs",
+            kept="the answers to the others",
+            next_action=next_action,
+        )
+
+
+def _print_row(row: Mapping[str, Any]) -> None:
+    print(json.dumps(row), flush=True)
+
+
+def _write(
+    rows: Iterator[dict[str, Any]], expected: int | None, write: Callable[[Mapping[str, Any]], None]
+) -> tuple[int, int]:
+    """The rows to where they go, the progress to a terminal; how many there were, and failed."""
     done = failed = 0
     with Bar("predict", expected or 0, unit="inputs", shown=expected is not None) as bar:
         for row in rows:
             done += 1
             failed += "error" in row
-            print(json.dumps(row), flush=True)
+            write(row)
             bar.advance(1)
     return done, failed
 
@@ -102,7 +128,9 @@ PROGRAM = Program(
 
   tltf predict --model=RUN --inputs='PHOTOS/*.jpg'
 
-With --out the rows go into files, shard by shard, and the same command does what is missing.""",
+Each row has the label, the probabilities in the order of its classes, and whether the answer is
+accepted. With --out=ANSWERS.csv or .jsonl the rows go into that file; with --out=FOLDER shard by
+shard, and the same command does what is missing.""",
     flag_values=FLAGS,
     run=run,
 )

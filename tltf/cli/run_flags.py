@@ -17,6 +17,7 @@ from tltf.cli.quiet import import_tensorflow
 from tltf.data.textfiles import check_encoding
 from tltf.errors import ArgumentError, InputMissingError, printable
 from tltf.evaluation.gate import Gate, parse_gate
+from tltf.evaluation.summary import interval_words
 from tltf.interval import save_interval
 from tltf.spec import TransferSpec
 
@@ -57,6 +58,23 @@ def required(values: flags.FlagValues, *names: str) -> None:
         if not values[name].value:
             raise ArgumentError(
                 f"--{name} is missing", where="flags", next_action=f"pass --{name}=..."
+            )
+
+
+def only_where(holds: bool, values: flags.FlagValues, *names: str, what: str) -> None:
+    """Raises ArgumentError for a flag that was given where it would change nothing.
+
+    Args:
+      holds: whether these flags have an effect here.
+      names: of the flags.
+      what: when they have one, for example ``--litert or --onnx``.
+    """
+    for name in names:
+        if not holds and values[name].value != values[name].default:
+            raise ArgumentError(
+                f"--{name} has an effect only with {what}",
+                where=f"--{name}",
+                next_action=f"leave it out, or use {what}",
             )
 
 
@@ -170,10 +188,8 @@ def summary(done: Run, gate: Gate | None = None) -> list[str]:
 
 
 def metric_line(name: str, estimate: dict[str, float]) -> str:
-    """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``."""
-    return "{name} {value:.3f} (95 % interval {low:.3f} to {high:.3f}, n={n})".format(
-        name=name, **estimate
-    )
+    """``accuracy 0.978 (95 % interval 0.882 to 0.996, n=45)``, with groups ``n=45 in 9 groups``."""
+    return f"{name} {estimate['value']:.3f} ({interval_words(estimate)})"
 
 
 def check_early(spec: TransferSpec, values: flags.FlagValues, *, flag: str = "data") -> None:
@@ -182,6 +198,8 @@ def check_early(spec: TransferSpec, values: flags.FlagValues, *, flag: str = "da
     if spec.backbone.weights == "imagenet":
         catalog.check_published(choice)
     check_source(spec.data.source, flag=flag)
+    if spec.unknown:
+        check_source(spec.unknown, flag="unknown")
     check_encoding(spec.data.encoding)
     if values["workdir"].value:
         rundir.check_output(Path(values["workdir"].value))

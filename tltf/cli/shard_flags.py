@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from tltf import rundir
+from tltf.cli import run_flags
 from tltf.errors import ArgumentError
 from tltf.serving.inputs import check_given, known_count
 from tltf.terminal import Bar
 
 if TYPE_CHECKING:
-    from tltf.stages.bulk import Job
+    from tltf.stages.bulk import Counts, Job
 
 RUNNERS = ("local", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
 INPUTS_A_SHARD = 2048
@@ -44,6 +45,8 @@ def checked(values: flags.FlagValues) -> int:
     given = values["inputs"].value
     check_given(given)
     check_beam(values["runner"].value)
+    run_flags.only_where(values["runner"].value != RUNNERS[0], values, "beam",
+                         what="a --runner of Apache Beam")  # fmt: skip
     rundir.check_writable(Path(values["out"].value), flag="--out")
     if values["shards"].value:
         return int(values["shards"].value)
@@ -61,8 +64,8 @@ def check_beam(runner: str) -> None:
         )
 
 
-def run_job(job: Job, values: flags.FlagValues) -> None:
-    """Does it, with a bar, and says how it went."""
+def run_job(job: Job, values: flags.FlagValues) -> Counts:
+    """Does it, with a bar, says how it went, and returns that."""
     from tltf.stages.beampasses import run_job as run
 
     with Bar(job.kind, job.shards, unit="shards", shown=values["runner"].value == "local") as bar:
@@ -72,3 +75,4 @@ def run_job(job: Job, values: flags.FlagValues) -> None:
     print(f"{job.kind}: {job.out}, {job.shards} shards")
     if total.failed:
         print(f"failed: {job.out}/bad-*.jsonl")
+    return total

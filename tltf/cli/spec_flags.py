@@ -19,7 +19,7 @@ from tltf.spec import DataSpec, Phase, TransferSpec
 DATA = {
     "data": "source", "task": "task", "val_fraction": "val_fraction",
     "test_fraction": "test_fraction", "group_column": "group_column", "bad_files": "bad_files",
-    "encoding": "encoding",
+    "encoding": "encoding", "label_separator": "label_separator",
     "max_bad_fraction": "max_bad_fraction", "max_image_pixels": "max_image_pixels",
     "fail_on_leak": "fail_on_leak",
 }  # fmt: skip
@@ -32,7 +32,8 @@ HEAD = {
     "l2": "l2",
 }  # fmt: skip
 RUN = (
-    "augment", "mix", "batch_size", "class_weight", "label_smoothing", "early_stop", "seed",
+    "effort", "validation", "augment", "mix", "batch_size", "class_weight", "label_smoothing",
+    "early_stop", "seed",
     "precision", "jit", "deterministic", "cache", "head_solver",
     "cache_dtype", "restore", "baselines", "unknown", "export", "regularizer", "teacher",
     "distill",
@@ -75,6 +76,15 @@ DISTILL = (
     "What is learned of the teacher: logits (its answers), features, distances, angles, similarity"
     " (of its pooled features), several with commas, each but logits with :WEIGHT if you like."
 )
+EFFORT = (
+    "How much is tried: fast, one pass and a stacked probe of all depths; default, tuning too, kept"
+    " where it is shown to help; best, more of both; plan, the phases as the other flags say, which"
+    " they choose by themselves."
+)
+VALIDATION = (
+    "Examples that choices are made on: split, a carved part; folds:K, all labelled ones, each"
+    " predicted by a model that did not see it; auto, folds below 2,000 labels."
+)
 BACKBONES = (
     "One of keras.applications, small_cnn, mlp, or file:RUN; for texts minilm, bert:FOLDER,"
     " hf:NAME or vectors:FILE."
@@ -82,6 +92,7 @@ BACKBONES = (
 
 
 ENCODING = "Of texts and tables: auto, or for example latin-1."
+LABEL_SEPARATOR = "What stands between several labels in one cell of a table."
 
 
 def define_encoding(values: flags.FlagValues) -> None:
@@ -99,10 +110,13 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.number("test_fraction", data.test_fraction, "Share carved for the test if none is named.")
     add.text("group_column", data.group_column, "Column whose equal values stay in one split.")
     add.text("encoding", data.encoding, ENCODING)
+    add.text("label_separator", data.label_separator, LABEL_SEPARATOR)
     add.choice("bad_files", data.bad_files, names.BAD_FILES, "What to do about unreadable files.")
     add.number("max_bad_fraction", data.max_bad_fraction, "Most bad files that skip may skip.")
     add.whole("max_image_pixels", data.max_image_pixels, "Larger images are listed as bad.")
     add.flag("fail_on_leak", data.fail_on_leak, "Refuse data with a file in two splits.")
+    add.choice("effort", default.effort, names.EFFORTS, EFFORT)
+    add.text("validation", default.validation, VALIDATION)
     add.text("backbone", backbone.name, BACKBONES)
     add.text("weights", backbone.weights, "imagenet, none, or the path of a weight file.")
     add.whole("image_size", backbone.image_size, "Input side in pixels; the recipe's if left out.")
@@ -114,7 +128,7 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.number("l2", head.l2, "L2 factor on the kernels of the head.")
     add.text("augment", default.augment, AUGMENT)
     add.choice("mix", default.mix, names.MIXES, "Mixing of training images within a batch.")
-    add.whole("batch_size", default.batch_size, "Images per step.")
+    add.whole("batch_size", default.batch_size, "Examples per step.")
     add.text("class_weight", default.class_weight, "none, auto, or JSON of class name to weight.")
     add.number("label_smoothing", default.label_smoothing, "Share of each target spread evenly.")
     add.whole(
@@ -137,7 +151,9 @@ def define(values: flags.FlagValues, default: TransferSpec) -> None:
     add.choice("cache_dtype", default.cache_dtype, names.CACHE_DTYPES, "Of stored features.")
     add.flag("baselines", default.baselines, "Compare with the majority class and a linear probe.")
     add.text(
-        "unknown", default.unknown, "Folder of images of no class, to be told from the test's."
+        "unknown",
+        default.unknown,
+        "Folder of images, or texts, of no class, to be told from the test's.",
     )
     add.text("export", default.export, "auto (in the run folder), none, or a folder.")
     add.text("regularizer", default.regularizer, REGULARIZER)

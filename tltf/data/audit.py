@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tltf.data import duplicates, folders, named_sets, scan, sources, splits, tables
+from tltf.data import duplicates, folders, named_sets, scan, sources, splits, tables, textfiles
 from tltf.data.duplicates import Pair, Uncompared
 from tltf.data.imagefile import is_misnamed
 from tltf.data.labels import check_classes
-from tltf.data.manifest import SPLITS, BadInputsError, Manifest, Record, class_names
+from tltf.data.manifest import SPLITS, BadInputsError, Manifest, Record, class_names, is_index
 from tltf.data.scan import Examined, Finding
-from tltf.errors import DataError, printable
+from tltf.errors import ArgumentError, DataError, printable
 from tltf.spec import DataSpec
 
 Block = dict[str, Any]
@@ -90,10 +90,16 @@ def _listed(spec: DataSpec) -> tuple[Manifest, list[str]]:
     path = Path(spec.source)
     named = spec.source == "digits" or spec.source.startswith(named_sets.PREFIXES)
     try:
+        if is_index(path):
+            raise ArgumentError(
+                "an index, whose files were looked at when it was made",
+                where=spec.source,
+                next_action=f"see {path / 'bad_inputs.jsonl'}, or audit the table itself",
+            )
         if path.is_dir() and not named and spec.group_column is None:
-            listed = folders.list_folder(path.absolute())
+            listed = _list_folder(path.absolute(), spec.encoding)
             return listed.manifest, [*listed.problems, *_class_problems(listed.manifest)]
-        loaded = sources.load(spec.source, task=spec.task, group_column=spec.group_column)
+        loaded = sources.load_spec(spec)
         return loaded, []
     except BadInputsError as error:
         nothing = Manifest(task=spec.task, classes=(), records=(), excluded=error.excluded)
@@ -102,6 +108,13 @@ def _listed(spec: DataSpec) -> tuple[Manifest, list[str]]:
         if path.suffix.lower() not in tables.SUFFIXES:
             raise
         return Manifest(task=spec.task, classes=(), records=()), [error.what]
+
+
+def _list_folder(folder: Path, encoding: str) -> folders.Listed:
+    """Of images or of texts, as :func:`tltf.data.sources.load` tells them apart."""
+    if textfiles.holds_texts(folder):
+        return textfiles.list_text_folder(folder, encoding=encoding)
+    return folders.list_folder(folder)
 
 
 def _class_problems(manifest: Manifest) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,15 +100,50 @@ class Uncompared:
         return "; ".join(parts)
 
 
-def uncompared(
-    records: Sequence[Record], findings: Mapping[str, Finding], *, across_splits: bool = False
-) -> Uncompared:
+def uncompared(records: Sequence[Record], findings: Mapping[str, Finding]) -> Uncompared:
     """What :func:`near_duplicates` of the same arguments did not look at."""
-    firsts = _one_of_each(records, across_splits=across_splits)
+    firsts = _one_of_each(records, across_splits=False)
     images = [record for record in firsts if record.path is not None]
     known = sum(bool(r.id in findings and findings[r.id].fingerprint) for r in images)
     beyond = max(0, known - perceptual.MOST_COMPARED)
     return Uncompared(beyond=beyond, plain=len(images) - known)
+
+
+def with_alike(records: Sequence[Record], pairs: Iterable[Pair]) -> list[Record]:
+    """The records, those that are bound by pairs with one ``alike``, directly or through others."""
+    parent = {record.id: record.id for record in records}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    bound = set()
+    for pair in pairs:
+        parent[root(pair.first.id)] = root(pair.second.id)
+        bound |= {pair.first.id, pair.second.id}
+    contents: dict[str, str] = {}
+    for record in records:
+        if record.id in bound:
+            name = root(record.id)
+            contents[name] = min(record.sha256, contents.get(name, record.sha256))
+    return [
+        dataclasses.replace(record, alike=contents[root(record.id)][:16])
+        if record.id in bound else record
+        for record in records
+    ]  # fmt: skip
+
+
+def across(pairs: Iterable[Pair], records: Iterable[Record]) -> list[Pair]:
+    """Those pairs that stand in two splits of these records."""
+    placed = {record.id: record for record in records}
+    found = [
+        dataclasses.replace(pair, first=placed[pair.first.id], second=placed[pair.second.id])
+        for pair in pairs
+        if pair.first.id in placed and pair.second.id in placed
+    ]
+    return [pair for pair in found if pair.across]
 
 
 def near_note(pairs: Sequence[Pair]) -> str:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -25,6 +26,7 @@ import numpy as np
 from tltf import storage
 from tltf.data import scan
 from tltf.data.columns import AT_ONCE, COLUMNS, FORMAT, PATHS, IndexedManifest, opened
+from tltf.data.label_remarks import remarks
 from tltf.data.labels import understand
 from tltf.data.manifest import INDEX, SPLITS, BadInputsError, Excluded, Manifest, Record
 from tltf.data.rowstream import RowStream, Values
@@ -324,7 +326,14 @@ def _finish(
     found = divided(out / ROWS, RAW, out, rows=place.rows, codes=codes, classes=classes,
                     fractions={"val": settings.val_fraction, "test": settings.test_fraction},
                     where=str(file))  # fmt: skip
-    notes = [f"index of {file.name}: {found.carved}", *found.notes]
+    totals: Counter[str] = Counter()
+    for row in found.counts.values():
+        totals.update(row)
+    notes = [
+        *remarks(totals, task=task, asked=task, separator=None),
+        f"index of {file.name}: {found.carved}",
+        *found.notes,
+    ]
     if place.bad:
         notes.append(f"skipped {place.bad} bad rows or files, named in {out / BAD}")
     if place.suspect:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 
@@ -19,7 +20,12 @@ RawLabel = str | float | tuple[str, ...]
 
 
 def understand(
-    raw: Sequence[RawLabel], ids: Sequence[str], *, task: str, where: str
+    raw: Sequence[RawLabel],
+    ids: Sequence[str],
+    *,
+    task: str,
+    where: str,
+    separator: str = SEPARATOR,
 ) -> tuple[str, tuple[str, ...], list[Label]]:
     """Finds the task if it is ``auto``, and reads every label accordingly.
 
@@ -28,12 +34,13 @@ def understand(
       ids: how each is named in an error.
       task: ``auto``, ``single_label``, ``multi_label`` or ``regression``.
       where: the source, for errors.
+      separator: what stands between several labels of one example.
 
     Returns:
       The task, the sorted classes (none for regression), and one label each.
 
     Raises:
-      ArgumentError: an unknown task.
+      ArgumentError: an unknown task, or a separator that separates nothing.
       BadInputsError: labels that are empty or do not fit the task, all of them.
       DataError: fewer than two classes, or two names that differ in case or spaces only, or are
         the same number.
@@ -43,10 +50,16 @@ def understand(
             f"task={task!r}, expected one of {', '.join(_TASKS)}{nearest(task, _TASKS)}",
             where="--task",
         )
-    task = _guess(raw) if task == "auto" else task
+    if not separator.strip() and separator != "\t":
+        raise ArgumentError(
+            f"label_separator={separator!r}, expected what stands between several labels",
+            where="--label_separator",
+            next_action="for example --label_separator=, or leave it out",
+        )
+    task = _guess(raw, separator) if task == "auto" else task
     readers: dict[str, Callable[[RawLabel], Label]] = {
         "single_label": _single,
-        "multi_label": _multi,
+        "multi_label": functools.partial(_multi, separator=separator),
         "regression": _real,
     }
     labels: list[Label] = []
@@ -67,15 +80,27 @@ def understand(
     if task == "regression":
         return task, (), labels
     classes = check_classes(
-        {name for label in labels for name in ([label] if isinstance(label, str) else label)},  # type: ignore[union-attr]
+        counted(labels),
         fewest=2 if task == "single_label" else 1,
         where=where,
     )
     return task, classes, labels
 
 
+def counted(labels: Iterable[Label]) -> Counter[str]:
+    """How many examples have each label; a number under its text."""
+    return Counter(
+        name for label in labels for name in (label if isinstance(label, tuple) else (str(label),))
+    )
+
+
 def check_classes(names: Iterable[str], *, fewest: int, where: str) -> tuple[str, ...]:
     """The names, sorted, if they can be classes.
+
+    Args:
+      names: may be counts, which errors show then.
+      fewest: how many there must be.
+      where: the source, for errors.
 
     Raises:
       DataError: too few, or two that differ in case or spaces only, or are the same number.
@@ -87,25 +112,28 @@ def check_classes(names: Iterable[str], *, fewest: int, where: str) -> tuple[str
             where=where,
             next_action="add examples of another class",
         )
-    for key, alike in (
-        (_spelling, "differ in case or spaces only"),
-        (_exact, "are the same number"),
+    counts = names if isinstance(names, Counter) else Counter()
+    for key, alike, remedy in (
+        (_spelling, "differ in case or spaces only", "give each class one spelling"),
+        (_exact, "are the same number", "give each class one spelling, or use --task=regression"),
     ):
-        twins = _twins(classes, key)
+        twins = _twins(classes, key, counts)
         if twins:
             raise DataError(
                 f"classes that {alike}: {named_list(twins)}",
                 where=where,
-                next_action="give each class one spelling",
+                next_action=remedy,
             )
     return classes
 
 
-def _twins(classes: Iterable[str], key: Callable[[str], Hashable]) -> list[str]:
+def _twins(
+    classes: Iterable[str], key: Callable[[str], Hashable], counts: Counter[str]
+) -> list[str]:
     groups = defaultdict(list)
     for name in classes:
-        groups[key(name)].append(name)
-    return [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+        groups[key(name)].append(f"{name!r} ({counts[name]})" if counts else repr(name))
+    return [" and ".join(group) for group in groups.values() if len(group) > 1]
 
 
 def _spelling(name: str) -> str:
@@ -122,8 +150,8 @@ def _exact(name: str) -> Decimal | str:
     return number if number.is_finite() and "_" not in name else name
 
 
-def _guess(raw: Sequence[RawLabel]) -> str:
-    if any(isinstance(v, tuple) or (isinstance(v, str) and SEPARATOR in v) for v in raw):
+def _guess(raw: Sequence[RawLabel], separator: str) -> str:
+    if any(isinstance(v, tuple) or (isinstance(v, str) and separator in v) for v in raw):
         return "multi_label"
     numbers = [number for number in map(_number, raw) if number is not None]
     if len(numbers) == len(raw) > 0:
@@ -145,8 +173,8 @@ def _single(value: RawLabel) -> str:
     return text
 
 
-def _multi(value: RawLabel) -> tuple[str, ...]:
-    parts = value if isinstance(value, tuple) else str(value).split(SEPARATOR)
+def _multi(value: RawLabel, *, separator: str) -> tuple[str, ...]:
+    parts = value if isinstance(value, tuple) else str(value).split(separator)
     return tuple(sorted({_single(part.strip()) for part in parts if part.strip()}))
 
 

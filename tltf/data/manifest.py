@@ -26,6 +26,9 @@ SPLIT_NAMES = {
 }
 """What people call their splits, in lower case."""
 
+SKIP = "go on without them by --bad_files=skip"
+"""What every error says that this flag would solve."""
+
 INDEX = "index.json"
 """In a folder that ``tltf index`` has finished; see :mod:`tltf.data.columns`."""
 
@@ -47,6 +50,8 @@ class Record:
       slice: part of the data that the report measures by itself; None for no slice.
       weight: multiplies the loss of this example, >= 0.
       sha256: hex digest of the file's bytes (or of the UTF-8 text), "" until scanned.
+      alike: the same for records that look alike (:mod:`tltf.data.duplicates`), which are not
+        carved into two splits or folds; None for one that looks like no other.
     """
 
     id: str
@@ -58,6 +63,12 @@ class Record:
     split: str | None = None
     weight: float = 1.0
     sha256: str = ""
+    alike: str | None = None
+
+
+def groups_of(records: Iterable[Record]) -> list[str | None]:
+    """The group of each record: what intervals and verdicts take for independent."""
+    return [record.group for record in records]
 
 
 @dataclass(frozen=True, kw_only=True)

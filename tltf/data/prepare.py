@@ -12,6 +12,7 @@ from tltf.data.columns import IndexedManifest
 from tltf.data.manifest import Manifest, Record, is_index
 from tltf.data.scancache import ScanCache
 from tltf.data.shots import SHOTS, with_shots
+from tltf.data.spreading import spread
 from tltf.errors import ArgumentError, DataError, InputMissingError, named_list
 from tltf.spec import DataSpec
 
@@ -19,46 +20,59 @@ SAMPLED_SIDES = 200
 
 
 def prepared(
-    spec: DataSpec, *, seed: int, progress: Callable[[int, int], None] | None = None
+    spec: DataSpec,
+    *,
+    seed: int,
+    folds_below: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """The scanned and split manifest of ``spec``.
 
     Args:
       spec: where the data is and what may be done about bad files.
       seed: of the split.
+      folds_below: where fewer records are there to learn from, no ``val`` is carved: they will be
+        validated across folds.
       progress: called with files done and files in all.
 
     Raises:
       InputMissingError, DataError, DownloadError: see the steps.
     """
-    manifest = sources.load(
-        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
-    )
+    manifest = sources.load_spec(spec)
     if isinstance(manifest, IndexedManifest):
         return manifest  # scanned and split when it was made
     examined = scan.examine(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
     manifest = scan.apply_policy(
         examined.manifest, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
     )
+    alike = duplicates.near_duplicates(manifest.records, examined.findings)
+    records = duplicates.with_alike(manifest.records, alike)
     manifest = splits.split(
-        manifest,
-        val_fraction=spec.val_fraction,
+        dataclasses.replace(manifest, records=tuple(records)),
+        val_fraction=0.0 if _labelled(records, spec) < folds_below else spec.val_fraction,
         test_fraction=spec.test_fraction,
         seed=seed,
         fail_on_leak=spec.fail_on_leak,
     )
-    pairs = duplicates.near_duplicates(manifest.records, examined.findings, across_splits=True)
+    pairs = duplicates.across(alike, manifest.records)
     if pairs and spec.fail_on_leak:
         raise DataError(
             duplicates.near_note(pairs),
             where="--fail_on_leak",
             next_action="remove them from one of the splits, or give each pair one group",
         )
-    left = duplicates.uncompared(manifest.records, examined.findings, across_splits=True)
+    left = duplicates.uncompared(manifest.records, examined.findings)
     # That small pictures have no look-alikes is a matter of an audit.
     beyond = str(dataclasses.replace(left, plain=0))
     notes = [note for note in (duplicates.near_note(pairs), beyond) if note]
     return dataclasses.replace(manifest, notes=(*manifest.notes, *notes))
+
+
+def _labelled(records: Sequence[Record], spec: DataSpec) -> float:
+    """How many records there will be to learn from, those of a carved ``val`` among them."""
+    here = sum(record.split in (None, "train") for record in records)
+    tested = any(record.split == "test" for record in records)
+    return here if tested else here * (1 - spec.test_fraction)
 
 
 def two_domains(
@@ -88,7 +102,7 @@ def two_domains(
         source = _together((spec.source, *more), (source, *each))
     path = Path(target)
     found = folders.load_flat(path.absolute()) if path.is_dir() else None
-    found = found or sources.load(target)
+    found = found or sources.load(target, encoding=spec.encoding)
     found = scan.scan(found, max_image_pixels=spec.max_image_pixels, progress=progress)
     found = scan.apply_policy(
         found, bad_files=spec.bad_files, max_bad_fraction=spec.max_bad_fraction
@@ -164,9 +178,7 @@ def _named(record: Record, domain: str, split: str | None) -> Record:
 
 def scanned(spec: DataSpec, *, progress: Callable[[int, int], None] | None = None) -> Manifest:
     """The manifest with every file decoded once, not split; for evaluation on other data."""
-    manifest = sources.load(
-        spec.source, task=spec.task, group_column=spec.group_column, encoding=spec.encoding
-    )
+    manifest = sources.load_spec(spec)
     if isinstance(manifest, IndexedManifest):
         return manifest
     manifest = scan.scan(manifest, max_image_pixels=spec.max_image_pixels, progress=progress)
@@ -197,9 +209,9 @@ def median_side(records: Sequence[Record]) -> int:
     the scan has kept; 0 for texts."""
     if records and records[0].path is None:
         return 0
-    step = max(1, len(records) // SAMPLED_SIDES)
+    sampled = spread(records, most=SAMPLED_SIDES)
     with scancache.opened() as cache:
-        return int(statistics.median(_shorter_side(r, cache) for r in records[::step]))
+        return int(statistics.median(_shorter_side(record, cache) for record in sampled))
 
 
 def _shorter_side(record: Record, cache: ScanCache) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tltf.data.manifest import BadInputsError, Excluded
-from tltf.data.tables import SEPARATORS, SUFFIXES, csv_reason, swallowed
+from tltf.data.tablerows import SEPARATORS, SUFFIXES, csv_reason, swallowed
 from tltf.data.textfiles import check_encoding
 from tltf.errors import ArgumentError, DataError
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import re
 import threading
@@ -29,7 +30,7 @@ from tltf.data.imagefile import (
     read_image,
     size_reason,
 )
-from tltf.data.manifest import BadInputsError, Excluded, Manifest, Record
+from tltf.data.manifest import SKIP, BadInputsError, Excluded, Manifest, Record
 from tltf.data.scancache import ScanCache
 from tltf.errors import named_list, printable
 
@@ -168,7 +169,7 @@ def apply_policy(
             f"{len(bad)} of {found} inputs are bad: {first}",
             excluded=bad,
             where="data",
-            next_action="repair or remove them, or go on without them by --bad_files=skip",
+            next_action=f"repair or remove them{skipped(len(bad), found, max_bad_fraction)}",
         )
     if len(bad) > max_bad_fraction * found:
         raise BadInputsError(
@@ -180,6 +181,20 @@ def apply_policy(
         )
     note = printable(f"skipped {len(bad)} bad of {found} inputs: {first}")
     return dataclasses.replace(manifest, notes=(*manifest.notes, note))
+
+
+def skipped(bad: int, found: int, max_bad_fraction: float) -> str:
+    """How to go on without the bad ones, with the second flag where there are that many.
+
+    >>> skipped(3, 10, 0.01)
+    ', or go on without them by --bad_files=skip --max_bad_fraction=0.3'
+    >>> skipped(10, 10, 0.01)
+    ''
+    """
+    if bad <= max_bad_fraction * found:
+        return f", or {SKIP}"
+    share = math.ceil(100 * bad / found) / 100
+    return f", or {SKIP} --max_bad_fraction={share:g}" if share < 1 else ""
 
 
 def find_unreadable(

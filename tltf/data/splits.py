@@ -30,7 +30,8 @@ def split(
     """Gives every record a split.
 
     Splits that the data names are kept; what is missing of val and test is carved from train.
-    Copies of one content (same sha256) and records of one group never stand in two splits.
+    Copies of one content (same sha256) and records of one group never stand in two splits, and
+    look-alikes (``alike``) not in two of which one was carved.
 
     Args:
       manifest: scanned, so that every record has its ``sha256``.
@@ -141,16 +142,16 @@ def _carve(
     """
     pool = [i for i, record in enumerate(records) if record.split == "train"]
     strata = _strata([records[i] for i in pool], task)
-    components = _components([records[i] for i in pool])
-    contents = [Counter(s for i in parts for s in strata[i]) for parts in components]
-    keys = [_key([records[pool[i]] for i in parts], seed) for parts in components]
+    bound = components([records[i] for i in pool])
+    contents = [Counter(s for i in parts for s in strata[i]) for parts in bound]
+    keys = [_key([records[pool[i]] for i in parts], seed) for parts in bound]
     left = Counter(s for parts in strata for s in parts)
     need = _Need(left, carved)
     holders = defaultdict(list)
     for c, content in enumerate(contents):
         for stratum in content:
             holders[stratum].append(c)
-    waiting = set(range(len(components)))
+    waiting = set(range(len(bound)))
     while waiting:
         stratum = min((s for s in left if left[s] > 0), key=lambda s: (left[s], repr(s)))
         members = [c for c in holders[stratum] if c in waiting]
@@ -159,7 +160,7 @@ def _carve(
             target = need.neediest(stratum, components_left=len(members) - place)
             need.give(target, contents[c])
             left.subtract(contents[c])
-            for i in components[c]:
+            for i in bound[c]:
                 records[pool[i]] = dataclasses.replace(records[pool[i]], split=target)
         waiting.difference_update(members)
     return records
@@ -224,8 +225,16 @@ def _strata(records: Sequence[Record], task: str) -> list[tuple[Hashable, ...]]:
     return [(bisect.bisect_right(borders, value),) for value in values]
 
 
-def _components(records: Sequence[Record]) -> list[list[int]]:
-    """Groups of positions that content or group bind together, directly or through others."""
+def fold_strata(records: Sequence[Record], task: str) -> list[Hashable]:
+    """What folds should have in proportion: the class, the rarest of several labels, or the tenth
+    of the values that a number is in."""
+    found = _strata(records, task)
+    counts = Counter(stratum for several in found for stratum in several)
+    return [min(several, key=lambda s: (counts[s], repr(s))) for several in found]
+
+
+def components(records: Sequence[Record]) -> list[list[int]]:
+    """Positions that content, group or looks bind together, directly or through others."""
     parent = list(range(len(records)))
 
     def root(i: int) -> int:
@@ -236,12 +245,13 @@ def _components(records: Sequence[Record]) -> list[list[int]]:
 
     first: dict[tuple[str, str], int] = {}
     for i, record in enumerate(records):
-        for tie in _ties(record):
+        alike = [] if record.alike is None else [("alike", record.alike)]
+        for tie in (*_ties(record), *alike):
             parent[root(i)] = root(first.setdefault(tie, i))
-    components = defaultdict(list)
+    found = defaultdict(list)
     for i in range(len(records)):
-        components[root(i)].append(i)
-    return list(components.values())
+        found[root(i)].append(i)
+    return list(found.values())
 
 
 def _key(records: Iterable[Record], seed: int) -> str:
@@ -278,14 +288,37 @@ def _check(manifest: Manifest, carved: set[str]) -> tuple[str, ...]:
     present = [name for name in SPLITS if sizes[name]]
     lacking = [c for c, row in rows.items() if any(not row[name] for name in present)]
     fatal = [c for c in lacking if any(not rows[c][name] for name in required)]
-    said = named_list(f"{c} ({_row(rows[c])})" for c in fatal or lacking)
     if fatal and manifest.task == "single_label":
+        said = named_list(f"{c} ({_row(rows[c])})" for c in fatal)
         raise DataError(
             f"{len(fatal)} classes have no example in some split: {said}",
             where="splits",
-            next_action="add examples of them, or leave those classes out",
+            next_action=_remedy([c for c in fatal if not rows[c]["train"]], carved),
         )
-    return (f"classes without an example in some split: {printable(said)}",) if lacking else ()
+    held = [name for name in present if name != "train"]
+    alone = [c for c in lacking if held and not any(rows[c][name] for name in held)]
+    return tuple(
+        f"{what}: " + printable(named_list(f"{c} ({_row(rows[c])})" for c in classes))
+        for what, classes in (
+            ("classes that only train has, so that nothing measures them", alone),
+            ("classes without an example in some split", [c for c in lacking if c not in alone]),
+        )
+        if classes
+    )
+
+
+def _remedy(unlearned: Sequence[str], carved: set[str]) -> str:
+    """What to do about classes that are missing from a split.
+
+    Args:
+      unlearned: those of them that train does not have.
+      carved: the splits that the data does not name.
+    """
+    if unlearned:
+        names = printable(named_list(unlearned, most=3))
+        return f"move examples of {names} to train, or take them out of the other splits"
+    flags = ", ".join(f"--{name}_fraction=0" for name in SPLITS if name in carved)
+    return f"add examples of them, leave those classes out, or carve no such split ({flags})"
 
 
 def _row(counts: Counter[str]) -> str:

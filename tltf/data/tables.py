@@ -6,39 +6,30 @@ All rows are looked at before anything is said, so one run of the command shows 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import math
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tltf.data.labels import RawLabel, understand
-from tltf.data.manifest import SPLIT_NAMES, BadInputsError, Excluded, Manifest, Record
+from tltf.data.label_remarks import remarks
+from tltf.data.labels import SEPARATOR, RawLabel, counted, understand
+from tltf.data.manifest import (
+    SKIP,
+    SPLIT_NAMES,
+    BadInputsError,
+    Excluded,
+    Label,
+    Manifest,
+    Record,
+)
+from tltf.data.tablerows import SUFFIXES as SUFFIXES
+from tltf.data.tablerows import Table, read_rows
 from tltf.data.textfiles import read_text
 from tltf.errors import ArgumentError, DataError, InputMissingError, named_list, nearest
-
-SUFFIXES = (".csv", ".tsv", ".jsonl")
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_LONG_FIELD_LINES = 20
-
-
-@dataclass
-class _Table:
-    """Column names, ``(line number, values by column)`` of the sound rows, and the bad ones."""
-
-    name: str
-    header: list[str] = field(default_factory=list)
-    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    bad: list[Excluded] = field(default_factory=list)
-
-    def refuse(self, line: int, reason: str) -> None:
-        self.bad.append(Excluded(id=f"{self.name}:{line}", outcome="bad", reason=reason))
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,13 @@ class Column:
 
 
 def load_table(
-    file: Path, *, task: str = "auto", group_column: str | None = None, encoding: str = "auto"
+    file: Path,
+    *,
+    task: str = "auto",
+    group_column: str | None = None,
+    encoding: str = "auto",
+    label_separator: str = SEPARATOR,
+    skip: bool = False,
 ) -> Manifest:
     """Reads a table.
 
@@ -62,6 +59,9 @@ def load_table(
         else is single_label.
       group_column: the column to group by, instead of ``group``.
       encoding: see :func:`tltf.data.textfiles.read_text`.
+      label_separator: what stands between several labels in one cell.
+      skip: leave rows that cannot be understood to the policy: they are ``bad`` in ``excluded``.
+        Not where a quote that never ends may have swallowed rows that nobody can name.
 
     Returns:
       One record per row, called ``file.csv:12`` by its line; rows whose file is missing are in
@@ -73,35 +73,45 @@ def load_table(
       ArgumentError: there is no such group column.
     """
     decoded = read_text(file, encoding=encoding)
-    table = _read(decoded.text, file)
+    table = read_rows(decoded.text, file)
     if not table.rows and not table.bad:
         raise DataError("no rows", where=file, next_action="add a header and examples")
     columns = columns_of(table.header, file, group_column)
-    records, raw, folder = [], [], str(file.parent)
+    pairs, folder = list[tuple[Record, RawLabel]](), str(file.parent)
     for line, values in table.rows:
         try:
             record = record_of(line, values, columns, file.name, folder)
-            raw.append(raw_label(values.get(columns["label"])))
+            pairs.append((record, raw_label(values.get(columns["label"]))))
         except ValueError as error:
             table.refuse(line, str(error))
-        else:
-            records.append(record)
+    skip = skip and not table.lost
+
+    def understood() -> tuple[str, tuple[str, ...], list[Label]]:
+        raw, ids = [label for _, label in pairs], [record.id for record, _ in pairs]
+        return understand(raw, ids, task=task, where=str(file), separator=label_separator)
+
     try:
-        task, classes, labels = understand(raw, [r.id for r in records], task=task, where=str(file))
+        found, classes, labels = understood()
     except BadInputsError as error:
-        _refuse([*table.bad, *error.excluded], table, file, error.next_action)
-        raise
+        table.bad += error.excluded
+        if not skip:
+            _refuse(table, file, error.next_action)
+        bad = {excluded.id for excluded in error.excluded}
+        pairs = [pair for pair in pairs if pair[0].id not in bad]
+        found, classes, labels = understood()
     except DataError:
         # Classes may be missing just because their rows are bad: say that first.
-        _refuse(table.bad, table, file)
+        _refuse(table, file)
         raise
-    _refuse(table.bad, table, file)
+    if not skip:
+        _refuse(table, file)
     labelled = [
         dataclasses.replace(record, label=label)
-        for record, label in zip(records, labels, strict=True)
+        for (record, _), label in zip(pairs, labels, strict=True)
     ]
-    manifest = _without_missing(labelled, task=task, classes=classes)
-    return dataclasses.replace(manifest, notes=decoded.notes(file.name))
+    manifest = _without_missing(labelled, task=found, classes=classes, bad=table.bad)
+    said = remarks(counted(labels), task=found, asked=task, separator=label_separator)
+    return dataclasses.replace(manifest, notes=(*decoded.notes(file.name), *said))
 
 
 def load_column(file: Path, column: str, *, encoding: str = "auto") -> Column:
@@ -121,13 +131,13 @@ def load_column(file: Path, column: str, *, encoding: str = "auto") -> Column:
       InputMissingError: no rows.
     """
     decoded = read_text(file, encoding=encoding)
-    table = _read(decoded.text, file)
+    table = read_rows(decoded.text, file)
     if not table.rows and not table.bad:
         raise InputMissingError("no rows", where=file, next_action="add a header and rows")
     names = [name for name in table.header if name.lower() == column]
     if len(names) != 1:
         if not table.rows:
-            _refuse(table.bad, table, file)
+            _refuse(table, file, skippable=False)
         trouble = f"column {column!r} is there {len(names)} times" if names else "no such column"
         raise DataError(
             f"rows without {column!r}: {trouble}; columns found: "
@@ -144,99 +154,9 @@ def load_column(file: Path, column: str, *, encoding: str = "auto") -> Column:
         else:
             why = f"no {column}" if given is None else f"{column} {given!r} is not a text"
             table.refuse(line, why)
-    _refuse(table.bad, table, file)
+    _refuse(table, file, skippable=False)
     found = tuple(values[names[0]] for _, values in table.rows)
     return Column(found, decoded.notes(file.name))
-
-
-def _read(text: str, file: Path) -> _Table:
-    if file.suffix.lower() == ".jsonl":
-        return _read_json_lines(text, file.name)
-    return _read_csv(text, file.name, SEPARATORS[file.suffix.lower()])
-
-
-def _read_csv(text: str, name: str, separator: str) -> _Table:
-    table = _Table(name)
-    for number, content in enumerate(text.split("\n"), start=1):
-        if "\0" in content:
-            table.refuse(number, "a NUL character")
-    # Lines with NUL are refused already; the reader is to go on behind them.
-    lines = io.StringIO(text.replace("\0", ""), newline="")
-    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
-    refused = {excluded.id for excluded in table.bad}
-    # The limit of 128 KB per field is the module's, a text may be longer.
-    limit = csv.field_size_limit(len(text) + 1)
-    try:
-        _read_rows(table, reader, refused, separator)
-    finally:
-        csv.field_size_limit(limit)
-    return table
-
-
-def _read_rows(table: _Table, reader: Any, refused: set[str], separator: str) -> None:
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            table.refuse(line, f"{csv_reason(error)}; the rest was not read")
-            return
-        if not row or f"{table.name}:{line}" in refused:
-            continue
-        if not table.header:
-            table.header = [column.strip() for column in row]
-        elif len(row) != len(table.header):
-            table.refuse(line, f"{len(row)} fields, expected {len(table.header)}")
-        elif swallowed(row, separator):
-            table.refuse(line, f"a field of {reader.line_num - line + 1} lines: an unclosed quote?")
-        else:
-            table.rows.append((line, dict(zip(table.header, row, strict=True))))
-
-
-def csv_reason(error: csv.Error) -> str:
-    if "unexpected end of data" in str(error):
-        return "a quote that is never closed"
-    return str(error)
-
-
-def swallowed(row: list[str], separator: str) -> bool:
-    """Whether a field looks like rows that an unclosed quote ran over.
-
-    A text of many lines is fine; many lines with as many separators as a row has are not, nor are
-    a tab and a line break in one field of a ``.tsv``, whose texts have no tabs.
-    """
-    for value in row:
-        if separator == "\t" and "\t" in value and ("\n" in value or "\r" in value):
-            return True
-        if "\n" not in value:
-            continue
-        inner = value.split("\n")
-        alike = sum(line.count(separator) == len(row) - 1 for line in inner)
-        if len(inner) > 1 and (alike == len(inner) or alike > _LONG_FIELD_LINES):
-            return True
-    return False
-
-
-def _read_json_lines(text: str, name: str) -> _Table:
-    table = _Table(name)
-    columns: dict[str, None] = {}
-    for line, row in enumerate(text.split("\n"), start=1):
-        if not row.strip():
-            continue
-        try:
-            values = json.loads(row)
-        except (ValueError, RecursionError) as error:
-            table.refuse(line, f"not JSON: {error}")
-            continue
-        if not isinstance(values, dict):
-            table.refuse(line, f"{type(values).__name__}, expected an object")
-            continue
-        columns |= dict.fromkeys(values)
-        table.rows.append((line, values))
-    table.header = list(columns)
-    return table
 
 
 def columns_of(
@@ -355,21 +275,23 @@ def raw_label(given: Any) -> RawLabel:
 
 
 def _refuse(
-    bad: Sequence[Excluded], table: _Table, file: Path, next_action: str = "correct these lines"
+    table: Table, file: Path, next_action: str = "correct these lines", *, skippable: bool = True
 ) -> None:
-    if bad:
-        bad = sorted(bad, key=lambda x: int(x.id.rpartition(":")[2]))
+    if table.bad:
+        bad = sorted(table.bad, key=lambda x: int(x.id.rpartition(":")[2]))
         raise BadInputsError(
             f"{len(bad)} bad lines beside {len(table.rows)} sound ones: "
             + named_list(f"line {x.id.rpartition(':')[2]}: {x.reason}" for x in bad),
             excluded=bad,
             where=file,
-            next_action=next_action,
+            next_action=next_action + (f", or {SKIP}" if skippable and not table.lost else ""),
         )
 
 
-def _without_missing(records: Sequence[Record], *, task: str, classes: tuple[str, ...]) -> Manifest:
-    good, missing = [], []
+def _without_missing(
+    records: Sequence[Record], *, task: str, classes: tuple[str, ...], bad: Sequence[Excluded]
+) -> Manifest:
+    good, missing = [], list(bad)
     for record in records:
         trouble = _path_trouble(record.path)
         if trouble:

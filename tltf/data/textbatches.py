@@ -19,11 +19,14 @@ import tensorflow as tf
 from tltf.data.batches import Batches, Chooser, derived_seed
 from tltf.data.manifest import Record
 from tltf.data.readahead import read_ahead
+from tltf.data.textbytes import text_bytes
 from tltf.data.wordpiece import WordPiece
 from tltf.errors import ArgumentError, DataError, named_list
 
 STEP = 8
 """Lengths are rounded up to multiples of this: fewer shapes, each traced once."""
+LEAST = 3
+"""Tokens of a text that is read at all."""
 WINDOW = 50
 ENCODED_AT_ONCE = 1024
 REMEMBERED = 4
@@ -41,6 +44,9 @@ class TextBatches(Batches):
       max_length: tokens of a text, [CLS] and [SEP] included; ``truncated`` counts the longer.
       classes, task, batch_size, seed, class_weights, soft_targets: as for :class:`Batches`.
       encoded: of the records' texts, where they were encoded before.
+
+    Raises:
+      ArgumentError: as :class:`Batches`, and a length that leaves nothing of a text.
     """
 
     def __init__(
@@ -57,6 +63,11 @@ class TextBatches(Batches):
         soft_targets: np.ndarray | None = None,
         encoded: EncodedTexts | None = None,
     ) -> None:
+        if max_length < LEAST:
+            raise ArgumentError(
+                f"max_length={max_length}, expected at least {LEAST}: [CLS], a token and [SEP]",
+                where="TextBatches",
+            )
         self.tokenizer, self.max_length = tokenizer, max_length
         self._encoded = encoded
         super().__init__(
@@ -261,7 +272,7 @@ def _encoded(tokenizer: WordPiece, texts: Sequence[str], *, max_length: int) -> 
     size = max(1, min(ENCODED_AT_ONCE, -(-len(texts) // threads)))
 
     def encoded(start: int) -> list[np.ndarray]:
-        part = [t.encode("utf-8", "replace") for t in texts[start : start + size]]
+        part = [text_bytes(text) for text in texts[start : start + size]]
         return [found.numpy() for found in some(tf.constant(part))]
 
     with ThreadPoolExecutor(threads) as pool:

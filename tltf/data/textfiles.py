@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from tltf.data.folders import SIDE_NAMES, is_junk, layout_error, side_file, splits_of
+from tltf.data.folders import SIDE_NAMES, Listed, is_junk, layout_error, side_file, splits_of
 from tltf.data.headers import SUPPORTED, kind_of
-from tltf.data.labels import check_classes, understand
-from tltf.data.manifest import BadInputsError, Excluded, Manifest, Record
+from tltf.data.label_remarks import remarks
+from tltf.data.labels import SEPARATOR, check_classes, counted, understand
+from tltf.data.manifest import SKIP, BadInputsError, Excluded, Manifest, Record
 from tltf.errors import ArgumentError, DataError, named_list
 
 BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 SUFFIX = ".txt"
 LABEL_MARK = "__label__"
 LOOKED_AT = 200
+EMPTY_FOLDER = "empty class folder"
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
@@ -94,8 +96,19 @@ def check_encoding(encoding: str) -> str:
     return codec.name
 
 
-def load_lines(file: Path, *, task: str = "auto", encoding: str = "auto") -> Manifest:
+def load_lines(
+    file: Path,
+    *,
+    task: str = "auto",
+    encoding: str = "auto",
+    label_separator: str = SEPARATOR,
+    skip: bool = False,
+) -> Manifest:
     """Lines of a label, a blank or tab and a text, as TREC and SST come; ``__label__`` is left out.
+
+    Args:
+      task, encoding, label_separator: as in :func:`tltf.data.sources.load`.
+      skip: leave lines that are no label and text to the policy: they are ``bad`` in ``excluded``.
 
     Raises:
       BadInputsError: lines without a text or with several labels, all of them; or as
@@ -124,15 +137,25 @@ def load_lines(file: Path, *, task: str = "auto", encoding: str = "auto") -> Man
         else:
             records.append(Record(id=name, text=text))
             labels.append(label.removeprefix(LABEL_MARK))
-    if bad or not records:
+    if (bad and not skip) or not records:
         raise _bad_lines(bad, len(records), file)
     names = [record.id for record in records]
-    task, classes, found = understand(labels, names, task=task, where=str(file))
+    understood, classes, found = understand(
+        labels, names, task=task, where=str(file), separator=label_separator
+    )
+    said = remarks(counted(found), task=understood, asked=task, separator=label_separator)
     made = (
         Record(id=record.id, text=record.text, label=label)
         for record, label in zip(records, found, strict=True)
     )
-    return Manifest(task=task, classes=classes, records=tuple(made), notes=decoded.notes(file.name))
+    notes = (*decoded.notes(file.name), *said)
+    return Manifest(
+        task=understood,
+        classes=classes,
+        records=tuple(made),
+        excluded=tuple(bad),
+        notes=notes,
+    )
 
 
 def _line_trouble(label: str, text: str) -> str:
@@ -150,7 +173,7 @@ def _bad_lines(bad: Sequence[Excluded], sound: int, file: Path) -> BadInputsErro
     by_reason = defaultdict(list)
     for excluded in bad:
         by_reason[excluded.reason].append(excluded.id)
-    action = "give each line a label, a blank and a text, or use a table"
+    action = f"give each line a label, a blank and a text, or use a table, or {SKIP}"
     if "several labels" in by_reason:
         action = "for several labels use a table (.csv) with columns text, label: sauce|cheese"
     return BadInputsError(
@@ -180,8 +203,12 @@ def holds_texts(folder: Path) -> bool:
     return texts > others
 
 
-def load_text_folder(folder: Path, *, encoding: str = "auto") -> Manifest:
+def load_text_folder(folder: Path, *, encoding: str = "auto", skip: bool = False) -> Manifest:
     """``class/*.txt``, or ``train|val|test/class/*.txt``: one text a file.
+
+    Args:
+      encoding: see :func:`read_text`.
+      skip: leave files that cannot be used to the policy: they are ``bad`` in ``excluded``.
 
     Raises:
       BadInputsError: files that are empty, in another encoding or no ``.txt``, and class folders
@@ -189,9 +216,20 @@ def load_text_folder(folder: Path, *, encoding: str = "auto") -> Manifest:
       DataError: fewer than two classes, or two that differ in case or spaces only; splits beside
         other folders.
     """
+    listed = list_text_folder(folder, encoding=encoding)
+    if listed.problems:
+        raise layout_error(listed.problems[0], folder)
+    bad = [x for x in listed.manifest.excluded if x.outcome == "bad"]
+    whole = [x for x in bad if x.reason == EMPTY_FOLDER]
+    if bad and (whole or not skip):
+        _refuse(bad, len(listed.manifest.records), folder, skippable=not whole)
+    check_classes(listed.manifest.classes, fewest=2, where=str(folder))
+    return listed.manifest
+
+
+def list_text_folder(folder: Path, *, encoding: str = "auto") -> Listed:
+    """What :func:`load_text_folder` would use and refuse, without refusing: for an audit."""
     places, trouble = _places(folder)
-    if trouble:
-        raise layout_error(trouble, folder)
     records: list[Record] = []
     excluded: list[Excluded] = []
     replaced = 0
@@ -211,28 +249,27 @@ def load_text_folder(folder: Path, *, encoding: str = "auto") -> Manifest:
                 records.append(Record(id=name, text=text, label=label, split=split))
         if before == len(records) + len(excluded):
             name = place.relative_to(folder).as_posix()
-            excluded.append(Excluded(id=name, outcome="bad", reason="empty class folder"))
+            excluded.append(Excluded(id=name, outcome="bad", reason=EMPTY_FOLDER))
         excluded += ignored
-    _refuse([x for x in excluded if x.outcome == "bad"], len(records), folder)
-    classes = check_classes({str(r.label) for r in records}, fewest=2, where=str(folder))
-    return Manifest(
+    manifest = Manifest(
         task="single_label",
-        classes=classes,
+        classes=tuple(sorted({str(r.label) for r in records})),
         records=tuple(records),
         excluded=tuple(excluded),
         notes=Decoded("", replaced).notes(folder.name),
     )
+    return Listed(manifest=manifest, problems=(trouble,) if trouble else ())
 
 
-def _refuse(bad: Sequence[Excluded], sound: int, folder: Path) -> None:
-    if bad:
-        raise BadInputsError(
-            f"{len(bad)} of {len(bad) + sound} files cannot be used: "
-            + named_list(f"{x.id} ({x.reason})" for x in bad),
-            excluded=bad,
-            where=folder,
-            next_action="repair or remove them, or name their --encoding",
-        )
+def _refuse(bad: Sequence[Excluded], sound: int, folder: Path, *, skippable: bool) -> None:
+    raise BadInputsError(
+        f"{len(bad)} of {len(bad) + sound} files cannot be used: "
+        + named_list(f"{x.id} ({x.reason})" for x in bad),
+        excluded=bad,
+        where=folder,
+        next_action="repair or remove them, or name their --encoding"
+        + (f", or {SKIP}" if skippable else ""),
+    )
 
 
 def _content(path: Path, encoding: str) -> tuple[str, str, int]:

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tltf.backbones.network import Backbone
 from tltf.backbones.tokens import TokenEmbedding, tokens_layer
+from tltf.data.textbytes import text_bytes
 from tltf.errors import ArgumentError
 from tltf.models import heads
 from tltf.models.classifier import backbone_of
@@ -78,7 +79,7 @@ def attribute(
     tokenizer = layer.tokenizer
     found = []
     for i, text in enumerate(texts):
-        encoded = tokenizer.encode([text.encode("utf-8", "replace")], max_length=max_length)
+        encoded = tokenizer.encode([text_bytes(text)], max_length=max_length)
         ids = encoded.ids.to_tensor()
         empty = tf.where((ids == tokenizer.cls) | (ids == tokenizer.sep), ids, tokenizer.pad)
         # The mask is the text's own in both: only what stands in the places changes.

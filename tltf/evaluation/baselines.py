@@ -9,29 +9,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import log_loss
-from sklearn.multioutput import MultiOutputClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
+from scipy.special import expit, softmax
 from sklearn.preprocessing import StandardScaler
 
 from tltf.evaluation.calibration import apply_temperature, fit_temperature
 from tltf.evaluation.verdict import mean_accuracy
+from tltf.probes import folds
+from tltf.probes.folds import Fold
+from tltf.probes.linear import Basis, Targets, cross_fit, fitted
 
 Floats = NDArray[np.floating]
 SHARES = (0.1, 0.25, 0.5, 1.0)
 DRAWS = 5
-
-STRENGTHS: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""C of scikit-learn's LogisticRegression (1 / alpha of Ridge), chosen on validation."""
+FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """Pooled features float [n, D] and targets float [n, C] (one-hot, multi-hot or [n, 1])."""
+class Labelled:
+    """All that a method may learn from.
+
+    Args:
+      features: pooled, float ``[n, D]``.
+      targets: float ``[n, C]``: one-hot, multi-hot or ``[n, 1]``.
+      folds: which examples to fit on and which to predict, to choose by.
+    """
 
     features: Floats
     targets: Floats
+    folds: Sequence[Fold]
 
 
 def majority(train_targets: Floats, *, n: int) -> Floats:
@@ -39,99 +44,96 @@ def majority(train_targets: Floats, *, n: int) -> Floats:
     return np.tile(train_targets.mean(axis=0), (n, 1)).astype(np.float64)
 
 
-def nearest_class_mean(train: Split, val: Split, test_features: Floats) -> Floats:
+def nearest_class_mean(train: Labelled, test_features: Floats) -> Floats:
     """The class whose mean feature vector is nearest, on standardised features; float [n, C].
 
-    Logits are minus the squared distances; one temperature, fitted on ``val``, makes them
+    Logits are minus the squared distances; one temperature, fitted out of fold, makes them
     probabilities. For single_label only. A class without a training record is never said.
     """
-    scaler = StandardScaler().fit(train.features.astype(np.float64))
     labels = train.targets.argmax(axis=1)
-    x = scaler.transform(train.features)
     present = np.unique(labels)
-    means = np.stack([x[labels == c].mean(axis=0) for c in present])
-
-    def logits(features: Floats) -> Floats:
-        z = scaler.transform(features)
-        squared = (z**2).sum(1)[:, None] - 2 * z @ means.T + (means**2).sum(1)[None, :]
-        return np.asarray(-squared / z.shape[1])
-
-    known = np.isin(val.targets.argmax(axis=1), present)
+    logits = np.full((len(labels), len(present)), np.nan)
+    for fit, held in train.folds:
+        if len(np.unique(labels[fit])) == len(present):
+            logits[held] = _distances(train.features[fit], labels[fit], train.features[held])
+    known = np.flatnonzero(np.isfinite(logits).all(axis=1))
     temperature = 1.0
-    if known.any():
-        places = np.searchsorted(present, val.targets.argmax(axis=1)[known])
-        temperature = fit_temperature(logits(val.features[known]), places, task="single_label")
+    if len(known):
+        places = np.searchsorted(present, labels[known])
+        temperature = fit_temperature(logits[known], places, task="single_label")
     answer: Floats = np.zeros((len(test_features), train.targets.shape[1]))
-    found = apply_temperature(logits(test_features), temperature, task="single_label")
-    answer[:, present] = found
+    found = _distances(train.features, labels, test_features)
+    answer[:, present] = apply_temperature(found, temperature, task="single_label")
     return answer
 
 
-def linear_probe(train: Split, val: Split, test_features: Floats, *, task: str) -> Floats:
-    """The best regularised linear model on frozen features.
+def _distances(features: Floats, labels: Floats, asked: Floats) -> Floats:
+    """Minus the mean squared distances ``[m, classes]`` from the means of the classes there."""
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    x, z = scaler.transform(features), scaler.transform(asked)
+    means = np.stack([x[labels == c].mean(axis=0) for c in np.unique(labels)])
+    squared = (z**2).sum(1)[:, None] - 2 * z @ means.T + (means**2).sum(1)[None, :]
+    return np.asarray(-squared / z.shape[1])
 
-    Logistic regression (one per label for multi_label), or ridge regression, on standardised
-    features; its strength has the least log-loss (squared error) on ``val``. The test split
-    is only predicted.
+
+def linear_probe(train: Labelled, test_features: Floats, *, task: str) -> Floats:
+    """The best regularised linear model on frozen features: the rival that costs ten lines.
+
+    Logistic regression (one per label for multi_label), or ridge regression
+    (:mod:`tltf.probes.linear`); its strength has the least loss out of fold, and all labelled
+    examples are then fitted. The test split is only predicted.
 
     Returns:
       Probabilities float [n, C], or predictions [n, 1] for regression.
     """
-    strength = best_strength(train, val, task=task)
-    return probed(train, test_features, strength=strength, task=task)
-
-
-def best_strength(train: Split, val: Split, *, task: str) -> float:
-    """The strength of regularisation with the least loss on ``val``."""
-    losses = [
-        _loss(val.targets, probed(train, val.features, strength=strength, task=task), task)
-        for strength in STRENGTHS
-    ]
-    return STRENGTHS[int(np.argmin(losses))]
-
-
-def probed(train: Split, features: Floats, *, strength: float, task: str) -> Floats:
-    """What the linear model of one strength says of ``features``; float [n, C]."""
-    # In float32 rows of probabilities add up to 1 only to 1e-6, which scikit-learn objects to.
-    x = train.features.astype(np.float64)
-    model = _model(strength, task).fit(x, _labels(train.targets, task))
-    return _predict(model, features.astype(np.float64), train.targets, task)
+    width = train.features.shape[1]
+    targets = Targets(
+        values=train.targets.astype(np.float64), weights=np.ones(len(train.targets)), task=task
+    )
+    basis = Basis.of(train.features, [width])
+    strength = cross_fit(basis.rows, targets, train.folds, width=width).strength
+    head = basis.head(fitted(basis.rows, targets, strength, width=width))
+    found = head(test_features.astype(np.float64))
+    if task == "regression":
+        return found
+    return np.asarray(expit(found) if task == "multi_label" else softmax(found, axis=1))
 
 
 def label_curve(
-    train: Split,
-    val: Split,
+    train: Labelled,
     test_features: Floats,
     test_targets: Floats,
     *,
     shares: Sequence[float] = SHARES,
     draws: int = DRAWS,
+    groups: Sequence[object] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """How accuracy grows with the number of labels, by a linear probe; single_label only.
 
     Args:
-      train, val, test_features: frozen features, as for :func:`linear_probe`.
+      train, test_features: frozen features, as for :func:`linear_probe`.
       test_targets: one-hot [n, C].
       shares: of the training labels, in (0, 1].
-      draws: how often each share is drawn, stratified; all of the labels are drawn once.
+      draws: how often each share is drawn, stratified; all of the labels are drawn once. The
+        strength is chosen anew within each draw, as somebody with so few labels would have to.
+      groups: the group of each test record, if any.
       seed: of the drawing.
 
     Returns:
       Rows ``{"share", "labels", "accuracy": {"value", "low", "high", "n"}, "draws"}``; the interval
       is about test records and draws.
     """
-    strength = best_strength(train, val, task="single_label")
     truth, labels = test_targets.argmax(axis=1), train.targets.argmax(axis=1)
     rows: list[dict[str, Any]] = []
     for share in shares:
         correct = []
         for draw in range(draws if share < 1 else 1):
             chosen = _drawn(labels, share, np.random.default_rng([seed, draw]))
-            part = Split(features=train.features[chosen], targets=train.targets[chosen])
-            said = probed(part, test_features, strength=strength, task="single_label")
+            part = train if share == 1 else _part(train, chosen, seed=seed)
+            said = linear_probe(part, test_features, task="single_label")
             correct.append(said.argmax(axis=1) == truth)
-        estimate = mean_accuracy(np.stack(correct), seed=seed).as_dict()
+        estimate = mean_accuracy(np.stack(correct), groups=groups).as_dict()
         rows.append(
             {"share": share, "labels": len(chosen), "accuracy": estimate, "draws": len(correct)}
         )
@@ -147,47 +149,25 @@ def _drawn(labels: Floats, share: float, rng: np.random.Generator) -> NDArray[np
     return np.sort(np.concatenate(parts))
 
 
-def _model(strength: float, task: str) -> Pipeline:
-    if task == "regression":
-        return make_pipeline(StandardScaler(), Ridge(alpha=1.0 / strength))
-    logistic = LogisticRegression(C=strength, max_iter=2000)
-    head = MultiOutputClassifier(logistic) if task == "multi_label" else logistic
-    return make_pipeline(StandardScaler(), head)
-
-
-def _labels(targets: Floats, task: str) -> Floats:
-    if task == "single_label":
-        return targets.argmax(axis=1)
-    if task == "multi_label":
-        # A label that all or none carry cannot be fitted; see _predict.
-        return targets[:, _varying(targets)].astype(int)
-    return targets[:, 0]
-
-
-def _predict(model: Pipeline, features: Floats, train_targets: Floats, task: str) -> Floats:
-    if task == "regression":
-        return np.asarray(model.predict(features))[:, None]
-    found = model.predict_proba(features)
-    if task == "single_label":
-        full: Floats = np.zeros((len(features), train_targets.shape[1]))
-        # float32 features give rows that sum to one in float32 only.
-        full[:, model.classes_] = found
-        full /= full.sum(axis=1, keepdims=True)
-        return full
-    full = majority(train_targets, n=len(features))
-    full[:, _varying(train_targets)] = np.column_stack([p[:, 1] for p in found])
-    return full
-
-
-def _varying(targets: Floats) -> NDArray[np.intp]:
-    shares = targets.mean(axis=0)
-    return np.flatnonzero((shares > 0) & (shares < 1))
-
-
-def _loss(targets: Floats, predicted: Floats, task: str) -> float:
-    if task == "regression":
-        return float(np.mean((targets - predicted) ** 2))
-    if task == "single_label":
-        return float(log_loss(targets.argmax(axis=1), predicted, labels=range(targets.shape[1])))
-    p = np.clip(predicted, 1e-12, 1 - 1e-12)
-    return float(-np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p)))
+def _part(train: Labelled, chosen: NDArray[np.intp], *, seed: int) -> Labelled:
+    """Some of the examples; what belonged together in the folds of all still does."""
+    place = np.full(len(train.targets), -1)
+    for k, (_, held) in enumerate(train.folds):
+        place[held] = k
+    labels = train.targets[chosen].argmax(axis=1)
+    found = [
+        (np.flatnonzero(place[chosen] != k), np.flatnonzero(place[chosen] == k))
+        for k in range(len(train.folds))
+    ]
+    # A fold whose model would not know every class says nothing about strengths.
+    useful = [
+        (fit, held)
+        for fit, held in found
+        if len(held) and len(np.unique(labels[fit])) == len(np.unique(labels))
+    ]
+    if not useful:
+        alone = [[i] for i in range(len(chosen))]
+        useful = folds.stratified(list(labels), alone, count=FOLDS, seed=seed)
+    return Labelled(
+        features=train.features[chosen], targets=train.targets[chosen], folds=tuple(useful)
+    )

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from tltf.data.manifest import SPLITS, Manifest
 from tltf.errors import ArgumentError
 from tltf.evaluation.calibration import apply_temperature, calibration_block
+from tltf.evaluation.estimates import estimates
 from tltf.evaluation.inputs import (
     Floats,
     Ints,
@@ -23,13 +24,7 @@ from tltf.evaluation.inputs import (
     check_targets,
     check_task,
 )
-from tltf.evaluation.intervals import (
-    Resampled,
-    bootstrap,
-    interval_for,
-    macro_effective_n,
-    strata_of,
-)
+from tltf.evaluation.intervals import effective_n, units_of
 from tltf.evaluation.metrics import (
     confusion_matrix,
     metric_values,
@@ -37,14 +32,10 @@ from tltf.evaluation.metrics import (
     predicted_labels,
 )
 from tltf.evaluation.rejection import DecisionRule, reject_block
-from tltf.evaluation.resampling import metrics_of_weights, ranking_of_weights
 from tltf.evaluation.summary import summary
 from tltf.evaluation.verdict import Verdict
 
 N_RESAMPLES = 2000
-RANKING_BUDGET = 100_000_000
-"""n * C * resamples up to which AUROC and mAP are resampled: about a second on one core."""
-FEWEST_RANKING_RESAMPLES = 200
 MOST_EXCLUDED_LISTED = 200
 MOST_POINTS = 500
 PACKAGES = ("tltf", "tensorflow", "keras", "numpy", "scipy", "scikit-learn")
@@ -58,6 +49,7 @@ def evaluate(
     *,
     task: str,
     classes: Sequence[str],
+    groups: Sequence[object] | None = None,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Block:
@@ -69,6 +61,8 @@ def evaluate(
       targets: class indices [n]; {0, 1} [n, C] for multi_label; numbers [n] for a regression.
       task: ``single_label``, ``multi_label`` or ``regression``.
       classes: C names in the order of the columns; empty for a regression.
+      groups: the group of each record (patient, speaker, site), None or "" for none: intervals
+        then take groups for independent, and every metric has ``groups``, how many there are.
       n_resamples: of the bootstrap, at least 100. AUROC and mAP use fewer (never under 200) when
         n * C * n_resamples is above 1e8.
       seed: of the bootstrap.
@@ -92,27 +86,24 @@ def evaluate(
     names = check_classes(classes, task=task)
     outputs = check_probabilities(probabilities, task=task, n_classes=len(names))
     y = check_targets(targets, task=task, n=len(outputs), n_classes=len(names))
+    units = units_of(groups, n=len(outputs))
     report: Block = {"task": task, "n": len(outputs), "classes": list(names)}
     if task == "regression":
         report |= {"per_class": {}, "confusion": [], "points": _points(outputs, y)}
-        effective_n = float(len(outputs))
     else:
         labels = np.asarray(y, dtype=np.int64)
         predicted = predicted_labels(outputs, task=task)
         confusion = confusion_matrix(labels, predicted, n_classes=len(names))
-        report["per_class"] = per_class_table(confusion, names)
+        right = (predicted == labels).reshape(len(labels), -1).mean(axis=1)
+        report["per_class"] = per_class_table(
+            confusion, names, deff=len(labels) / effective_n(right, units)
+        )
         report["confusion"] = confusion.tolist()
-        counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels)
-        effective_n = min(float(len(outputs)), macro_effective_n(counts))
     found = metric_values(outputs, y, task=task)
-    samples = _resampled(outputs, y, task=task, n_resamples=n_resamples, seed=seed)
-    nothing = np.array([])
-    report["metrics"] = {
-        name: interval_for(
-            name, value, samples.get(name, nothing), n=len(outputs), effective_n=effective_n
-        ).as_dict()
-        for name, value in found.values.items()
-    }
+    metrics = estimates(
+        outputs, y, found.values, task=task, units=units, n_resamples=n_resamples, seed=seed
+    )
+    report["metrics"] = {name: estimate.as_dict() for name, estimate in metrics.items()}
     report["undefined"] = found.undefined
     return report
 
@@ -126,6 +117,7 @@ def build_report(
     rule: DecisionRule | None = None,
     baselines: Mapping[str, ArrayLike] | None = None,
     verdict: Verdict | None = None,
+    groups: Sequence[object] | None = None,
     data: Mapping[str, Any] | None = None,
     plan: Sequence[Mapping[str, Any]] = (),
     provenance: Mapping[str, Any] | None = None,
@@ -142,6 +134,7 @@ def build_report(
       rule: temperature and threshold fitted on validation; None means T = 1, nothing rejected.
       baselines: name -> probabilities (or predictions) on the same records.
       verdict: of :func:`tltf.evaluation.verdict.compare`.
+      groups: as in :func:`evaluate`.
       data: of :func:`data_block`.
       plan: rows ``{"choice", "value", "reason"}``, what was decided and why.
       provenance: of :func:`provenance_block`.
@@ -155,7 +148,8 @@ def build_report(
     names = check_classes(classes, task=task)
     z = check_outputs(logits, task=task, n_classes=len(names), what="logits")
     settings: Block = {
-        "task": task, "classes": names, "n_resamples": n_resamples, "seed": seed
+        "task": task, "classes": names, "groups": groups, "n_resamples": n_resamples,
+        "seed": seed,
     }  # fmt: skip
     chosen = rule or DecisionRule()
     probabilities = apply_temperature(z, chosen.temperature, task=task)
@@ -164,8 +158,9 @@ def build_report(
         y = np.asarray(targets, dtype=np.int64)
         report["calibration"] = calibration_block(z, y, temperature=chosen.temperature, task=task)
         report["reject"] = reject_block(
-            probabilities, y, threshold=chosen.threshold, wanted=chosen.coverage, task=task
-        )
+            probabilities, y, threshold=chosen.threshold, wanted=chosen.coverage, task=task,
+            units=units_of(groups, n=len(y)),
+        )  # fmt: skip
     report["baselines"] = baselines_block(baselines or {}, targets, **settings)
     report["verdict"] = verdict.as_dict() if verdict else None
     report["data"] = dict(data) if data else None
@@ -181,12 +176,14 @@ def baselines_block(
     *,
     task: str,
     classes: Sequence[str],
+    groups: Sequence[object] | None = None,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Block]:
     """Name -> ``{"metrics"}`` of each baseline on the same records, as :func:`evaluate`."""
     settings: Block = {
-        "task": task, "classes": classes, "n_resamples": n_resamples, "seed": seed
+        "task": task, "classes": classes, "groups": groups, "n_resamples": n_resamples,
+        "seed": seed,
     }  # fmt: skip
     return {
         name: {"metrics": evaluate(outputs, targets, **settings)["metrics"]}
@@ -243,20 +240,6 @@ def provenance_block(
         "hashes": dict(hashes or {}),
         "machine": f"{platform.system()} {platform.machine()}",
     }
-
-
-def _resampled(
-    outputs: Floats, targets: Ints | Floats, *, task: str, n_resamples: int, seed: int
-) -> Resampled:
-    strata = strata_of(targets, task=task)
-    metrics = metrics_of_weights(outputs, targets, task=task)
-    samples = bootstrap(metrics, strata=strata, n_resamples=n_resamples, seed=seed)
-    if task != "regression":
-        affordable = max(FEWEST_RANKING_RESAMPLES, RANKING_BUDGET // max(1, outputs.size))
-        ranking = ranking_of_weights(outputs, np.asarray(targets, dtype=np.int64), task=task)
-        fewer = min(n_resamples, affordable)
-        samples |= bootstrap(ranking, strata=strata, n_resamples=fewer, seed=seed)
-    return samples
 
 
 def _points(predictions: Floats, targets: Ints | Floats) -> dict[str, list[float]]:

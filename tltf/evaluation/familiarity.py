@@ -10,7 +10,7 @@ a servable, and for fewer records than that it is exact.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from tltf.errors import ArgumentError, DataError
 from tltf.evaluation.inputs import Floats
-from tltf.evaluation.intervals import bootstrap, interval_for, wilson
+from tltf.evaluation.intervals import Estimate, bootstrap, wilson, wilson_of_variance
 
 MOST_DIRECTIONS = 128
 MOST_RECORDS = 2000
@@ -120,8 +120,18 @@ def fit_familiarity(
         rest=float(1 / rest),
         limit=1.0,
     )
-    limit = float(np.quantile(distances(found, held), FAMILIAR_SHARE))
-    return Familiarity(**{**vars(found), "limit": max(limit, _LEAST)})
+    return with_limit(found, distances(found, held))
+
+
+def with_limit(familiarity: Familiarity, held: ArrayLike) -> Familiarity:
+    """The same with the distance that 95 % of these are within as its limit.
+
+    Args:
+      familiarity: of which the distances are, or of the same kind of features.
+      held: distances ``[m]`` of records that it was not fitted on, m >= 1.
+    """
+    limit = float(np.quantile(np.asarray(held, np.float64), FAMILIAR_SHARE))
+    return replace(familiarity, limit=max(limit, _LEAST))
 
 
 def distances(familiarity: Familiarity, features: ArrayLike) -> Floats:
@@ -164,22 +174,29 @@ def unknown_block(known: ArrayLike, unknown: ArrayLike, *, seed: int = 0) -> dic
     a, b = np.asarray(known, np.float64), np.asarray(unknown, np.float64)
     scores, truth = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
     auroc = float(roc_auc_score(truth, scores))
-    order = np.argsort(scores, kind="stable")
+    # One more of each on the wrong side: where all are told apart the others have no variance.
+    padded = np.concatenate([scores, [scores.max() + 1, scores.min() - 1]])
+    strata = np.concatenate([truth, [0, 1]])
+    order = np.argsort(padded, kind="stable")
 
     def resampled(weights: Floats) -> dict[str, Floats]:
-        return {"auroc": np.array([_auroc(scores[order], truth[order], w[order]) for w in weights])}
+        ordered, of = padded[order], strata[order]
+        return {"auroc": np.array([_auroc(ordered, of, w[order]) for w in weights])}
 
-    samples = bootstrap(resampled, strata=truth, n_resamples=500, seed=seed)["auroc"]
+    samples = bootstrap(resampled, strata=strata, n_resamples=500, seed=seed)["auroc"]
+    near = _auroc(padded[order], strata[order], np.ones(len(order)))
+    ends = wilson_of_variance(
+        auroc, near=near, variance=float(samples.var()), n_independent=len(scores)
+    )
     limit = np.quantile(a, FAMILIAR_SHARE)
     passed = int((b <= limit).sum())
     return {
-        "auroc": interval_for("auroc", auroc, samples, n=len(scores), effective_n=len(scores))
-        .as_dict(),
+        "auroc": Estimate(auroc, *ends, len(scores)).as_dict(),
         "fpr95": passed / len(b),
         "fpr95_interval": list(wilson(passed, len(b))),
         "n_known": len(a),
         "n_unknown": len(b),
-    }  # fmt: skip
+    }
 
 
 def _auroc(ordered: Floats, truth: NDArray[np.int64], weights: Floats) -> float:

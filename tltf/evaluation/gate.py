@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tltf.errors import ArgumentError, GateError, named_list, nearest
+from tltf.evaluation.summary import interval_words
 
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -16,7 +17,7 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_FORM = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=|>|<)\s*([-+0-9.e]+)\s*")
+_FORM = re.compile(r"\s*([A-Za-z0-9_]+)\s*(>=|<=|>|<)\s*([-+0-9.e]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,19 @@ class Gate:
         """
         metrics = report["metrics"]
         if self.metric not in metrics:
+            why = report.get("undefined", {}).get(self.metric)
             raise ArgumentError(
-                f"the report has no metric {self.metric!r}{nearest(self.metric, metrics)}",
+                f"{self.metric} has no value here: {why}"
+                if why
+                else f"the report has no metric {self.metric!r}{nearest(self.metric, metrics)}",
                 where="--assert_metric",
                 next_action=f"use one of {named_list(metrics, most=12)}",
             )
         found = metrics[self.metric]
         if not _OPERATORS[self.sign](found["value"], self.bound):
             raise GateError(
-                f"{self.metric} is {found['value']:.4f} (95 % interval {found['low']:.4f} to"
-                f" {found['high']:.4f}, n={found['n']}), asked for {self.sign} {self.bound:g}",
+                f"{self.metric} is {found['value']:.4f} ({interval_words(found, digits=4)}), asked"
+                f" for {self.sign} {self.bound:g}",
                 where="--assert_metric",
                 kept=kept,
                 next_action="read the report; nothing was exported",
@@ -52,7 +56,7 @@ class Gate:
 
 
 def parse_gate(text: str) -> Gate:
-    """Reads ``accuracy>=0.9``.
+    """Reads ``accuracy>=0.9``; names are those of report.json, ``mAP`` among them.
 
     Raises:
       ArgumentError: another form.

@@ -110,13 +110,20 @@ def confusion_matrix(targets: Ints, predicted: Ints, *, n_classes: int) -> Ints:
     return sk.confusion_matrix(targets, predicted, labels=np.arange(n_classes))
 
 
-def per_class_table(confusion: Ints, classes: Sequence[str]) -> dict[str, dict[str, object]]:
+def per_class_table(
+    confusion: Ints, classes: Sequence[str], *, deff: float = 1.0
+) -> dict[str, dict[str, object]]:
     """Class name -> precision, recall, f1, support, and their 95 % intervals.
 
     Precision and recall are proportions, so their intervals are Wilson's. So is
     ``J = tp / (tp + fp + fn)``, and ``F1 = 2 J / (1 + J)`` grows with J: the ends of J's Wilson
     interval map to those of F1. An interval is None where the denominator is zero (the value is
     then 0, as in scikit-learn).
+
+    Args:
+      confusion: of :func:`confusion_matrix`.
+      classes: their names.
+      deff: design effect: where records come in groups, n of them are worth n / deff.
     """
     if confusion.ndim == 3:
         tp, fp, fn = confusion[:, 1, 1], confusion[:, 0, 1], confusion[:, 1, 0]
@@ -128,7 +135,7 @@ def per_class_table(confusion: Ints, classes: Sequence[str]) -> dict[str, dict[s
         hit, wrong, missed = int(tp[i]), int(fp[i]), int(fn[i])
         parts = {"precision": hit + wrong, "recall": hit + missed, "f1": hit + wrong + missed}
         shares = {key: hit / n if n else 0.0 for key, n in parts.items()}
-        ends = {key: wilson(hit, n) if n else None for key, n in parts.items()}
+        ends = {key: wilson(hit / deff, n / deff) if n else None for key, n in parts.items()}
         shares["f1"], ends["f1"] = _dice(shares["f1"]), _dice_interval(ends["f1"])
         rows[name] = {
             **shares,
@@ -181,12 +188,18 @@ def _multi_label(probabilities: Floats, targets: Ints) -> MetricValues:
     predicted = predicted_labels(probabilities, task="multi_label")
     values = {
         "micro_f1": sk.f1_score(targets, predicted, average="micro", zero_division=0.0),
-        "macro_f1": sk.f1_score(targets, predicted, average="macro", zero_division=0.0),
         "subset_accuracy": (targets == predicted).all(axis=1).mean(),
         "hamming_loss": (targets != predicted).mean(),
         "nll": binary_cross_entropy_terms(probabilities, targets).mean(),
     }
     undefined = {}
+    occurs = targets.any(axis=0) | predicted.any(axis=0)
+    if occurs.any():
+        # As for classes: a label that nobody carries and nobody is said to carry is left out.
+        each = sk.f1_score(targets, predicted, average=None, zero_division=0.0)
+        values["macro_f1"] = each[occurs].mean()
+    else:
+        undefined["macro_f1"] = "no record carries any label, and none is predicted"
     seen = targets.any(axis=0)
     if seen.any():
         # A label without a positive record has no average precision; it is left out of the mean.

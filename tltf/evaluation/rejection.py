@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tltf.errors import ArgumentError, DataError
 from tltf.evaluation.calibration import apply_temperature, fit_temperature
 from tltf.evaluation.inputs import Floats, Ints
-from tltf.evaluation.intervals import wilson
+from tltf.evaluation.intervals import share_interval
 from tltf.evaluation.metrics import predicted_labels
 
 COVERAGE = 0.95
@@ -92,27 +92,48 @@ def fit_threshold(confidences: ArrayLike, *, coverage: float = COVERAGE) -> floa
 
 
 def reject_block(
-    probabilities: Floats, targets: Ints, *, threshold: float, wanted: float, task: str
+    probabilities: Floats,
+    targets: Ints,
+    *,
+    threshold: float,
+    wanted: float,
+    task: str,
+    units: Ints | None = None,
 ) -> dict[str, object]:
     """The ``reject`` part of report.json, on test records.
 
     Returns:
-      ``threshold``, ``wanted_coverage``, ``coverage`` and ``accuracy_accepted`` (None when nothing
-      is accepted) with Wilson intervals ``*_interval``, ``n``, ``n_accepted`` and
-      ``accuracy_rejected``. A multi_label record is right when all its labels are.
+      ``threshold``, ``wanted_coverage``, ``coverage``, ``accuracy_accepted`` and
+      ``accuracy_rejected`` (None when nothing is accepted or rejected) with Wilson intervals
+      ``*_interval``, on the effective n where ``units`` are groups; ``n`` and ``n_accepted``. A
+      multi_label record is right when all its labels are.
     """
     accepted = confidence(probabilities, task=task) >= threshold
     correct = predicted_labels(probabilities, task=task) == targets
     correct = correct.all(axis=1) if task == "multi_label" else correct
-    n, kept, right = len(targets), int(accepted.sum()), int(correct[accepted].sum())
+    n, kept = len(targets), int(accepted.sum())
+
+    def measured(
+        values: NDArray[np.bool_], of: NDArray[np.bool_]
+    ) -> tuple[float | None, list[float] | None]:
+        if not of.any():
+            return None, None
+        share = values[of].astype(np.float64)
+        some = None if units is None else np.unique(units[of], return_inverse=True)[1]
+        return float(share.mean()), list(share_interval(share, some))
+
+    coverage, coverage_interval = measured(accepted, np.ones(n, dtype=bool))
+    right, right_interval = measured(correct, accepted)
+    other, other_interval = measured(correct, ~accepted)
     return {
         "threshold": float(threshold),
         "wanted_coverage": float(wanted),
-        "coverage": kept / n,
-        "coverage_interval": list(wilson(kept, n)),
-        "accuracy_accepted": right / kept if kept else None,
-        "accuracy_accepted_interval": list(wilson(right, kept)) if kept else None,
-        "accuracy_rejected": float(correct[~accepted].mean()) if kept < n else None,
+        "coverage": coverage,
+        "coverage_interval": coverage_interval,
+        "accuracy_accepted": right,
+        "accuracy_accepted_interval": right_interval,
+        "accuracy_rejected": other,
+        "accuracy_rejected_interval": other_interval,
         "n": n,
         "n_accepted": kept,
     }

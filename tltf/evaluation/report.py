@@ -96,10 +96,12 @@ def write_html(
         "summary": report.get("summary") or summary(report),
         "headline": _headline(report),
         "verdict": report.get("verdict"),
+        "groups": next((e["groups"] for e in report["metrics"].values() if "groups" in e), None),
         "backbone": backbone_name(report),
         "adaptation": _adaptation(report.get("adaptation")),
         "data": _data(report.get("data")),
         "plan": [{k: r.get(k, "") for k in PLAN_COLUMNS} for r in report.get("plan") or []],
+        "selection": _selection(report.get("selection")),
         "figures": shown_figures,
         "training": [
             n for n in shown_figures if n.startswith(("training_", "learning_rate", RATE_SEARCH))
@@ -159,6 +161,23 @@ def _adaptation(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         ],
         "notes": found["notes"],
         "answers": list((found.get("answers") or {}).items()),
+    }
+
+
+def _selection(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the stacked probe weighs, and how candidates did beside it."""
+    if not found:
+        return None
+    stacked = {"name": "stacked probe", "head": "their weighted sum", "share": None}
+    rows = [*found["groups"], {**stacked, **found["stacked_probe"]}]
+    folds = found["validation"].startswith("folds")
+    return {
+        "what": "out of fold" if folds else "on the validation split",
+        "n": found["n"],
+        "chosen": found["chosen"],
+        "accuracy": all("accuracy" in row for row in rows),
+        "rows": rows,
+        "candidates": found["candidates"],
     }
 
 

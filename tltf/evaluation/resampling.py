@@ -83,7 +83,7 @@ def _single_label(probabilities: Floats, targets: Ints) -> MetricsOfWeights:
     def metrics(weights: Floats) -> Resampled:
         values = _means(weights, means)
         values |= _class_averages(weights @ is_hit, weights @ is_true, weights @ is_predicted)
-        values["ece"] = np.abs(weights @ bin_gap).sum(axis=1) / n
+        values["ece"] = np.abs(weights @ bin_gap).sum(axis=1) / weights.sum(axis=1)
         return values
 
     return metrics
@@ -120,7 +120,9 @@ def _multi_label(probabilities: Floats, targets: Ints) -> MetricsOfWeights:
         hits, either = weights @ is_hit, weights @ is_either
         # F1 = 2 tp / (2 tp + fp + fn), and (true + predicted) counts tp twice already.
         values["micro_f1"] = _ratio(2 * hits.sum(axis=1), either.sum(axis=1))
-        values["macro_f1"] = _ratio(2 * hits, either).mean(axis=1)
+        # A label that nobody carries and nobody is said to carry is left out.
+        there = np.maximum(1, (either > 0).sum(axis=1))
+        values["macro_f1"] = _ratio(2 * hits, either).sum(axis=1) / there
         return values
 
     return metrics

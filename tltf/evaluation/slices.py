@@ -40,6 +40,7 @@ def slices_block(
     *,
     task: str,
     classes: Sequence[str],
+    groups: Sequence[object] | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -49,8 +50,9 @@ def slices_block(
     for name in Counter(names):
         rows = where == name
         report = evaluate(
-            outputs[rows], y[rows], task=task, classes=classes, n_resamples=n_resamples, seed=seed
-        )
+            outputs[rows], y[rows], task=task, classes=classes, n_resamples=n_resamples, seed=seed,
+            groups=None if groups is None else [groups[int(i)] for i in np.flatnonzero(rows)],
+        )  # fmt: skip
         metrics = {key: report["metrics"][key] for key in SHOWN[task] if key in report["metrics"]}
         found[name or "(none)"] = {"n": int(rows.sum()), "metrics": metrics}
     sign = -1 if task == "regression" else 1

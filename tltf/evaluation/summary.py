@@ -33,6 +33,8 @@ def summary(report: Mapping[str, Any]) -> str:
         interval = f"95 % interval {low} to {high}"
     part = "target" if report.get("adaptation") else "test"
     scope = f"{n:,} {part} example{'' if n == 1 else 's'}"
+    if estimate.get("groups"):
+        scope += f" in {estimate['groups']:,} groups"
     if report["classes"]:
         what = "classes" if task == "single_label" else "labels"
         scope += f", {len(report['classes'])} {what}"
@@ -48,6 +50,21 @@ def shown(name: str, value: float | None, *, unit: bool = True) -> str:
     if name in PERCENT:
         return f"{100 * value:.1f}" + (" %" if unit else "")
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def interval_words(estimate: Mapping[str, Any], *, digits: int = 3) -> str:
+    """What stands behind a number; one record has no interval.
+
+    >>> interval_words({"low": 0.5, "high": 1.0, "n": 4})
+    '95 % interval 0.500 to 1.000, n=4'
+    >>> interval_words({"low": None, "high": None, "n": 1})
+    'no interval, n=1'
+    """
+    n = f"n={estimate['n']}" + (f" in {estimate['groups']} groups" if "groups" in estimate else "")
+    if estimate["low"] is None:
+        return f"no interval, {n}"
+    low, high = (f"{estimate[end]:.{digits}f}" for end in ("low", "high"))
+    return f"95 % interval {low} to {high}, {n}"
 
 
 def backbone_name(report: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import keras
 
 from tltf.backbones.network import Backbone, as_backbone
 from tltf.models import heads
+from tltf.models.tappool import tap_layer
 
 
 def classifier(
@@ -42,10 +43,14 @@ def backbone_of(model: keras.Model) -> Backbone | None:
 
 
 def feature_model(model: keras.Model) -> keras.Model:
-    """The part of a :func:`classifier` up to the pooled features ``[B, D]``, shared variables."""
+    """The part of a :func:`classifier` up to the pooled features ``[B, D]``, shared variables.
+
+    Where the head reads several taps, the features are the last of them, the top of the network.
+    """
     backbone, head = backbone_of(model), model.get_layer(heads.HEAD)
     inputs = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
-    return keras.Model(inputs, head.get_layer(heads.POOL)(backbone(inputs)), name="features")
+    pooled = head.get_layer(heads.POOL)(backbone(inputs))
+    return keras.Model(inputs, _last_tap(backbone, pooled), name="features")
 
 
 def with_features(model: keras.Model) -> keras.Model | None:
@@ -60,7 +65,12 @@ def with_features(model: keras.Model) -> keras.Model | None:
     if head.layers[0].name != heads.POOL:
         return None
     inputs = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
-    features = x = head.layers[0](backbone(inputs))
+    pooled = x = head.layers[0](backbone(inputs))
     for layer in head.layers[1:]:
         x = layer(x)
-    return keras.Model(inputs, [features, x], name="with_features")
+    return keras.Model(inputs, [_last_tap(backbone, pooled), x], name="with_features")
+
+
+def _last_tap(backbone: Backbone, pooled: keras.KerasTensor) -> keras.KerasTensor:
+    layer = tap_layer(backbone)
+    return pooled if layer is None else pooled[:, -layer.last_width :]

@@ -53,7 +53,8 @@ def candidates(text: str) -> tuple[Candidate, ...]:
     for the networks whose official weights are in Keras' cache.
 
     Raises:
-      ArgumentError: an unknown name (the nearest is named), an empty list, a name twice.
+      ArgumentError: an unknown name (the nearest is named), an empty list, a name twice, one that
+        reads texts.
 
     >>> [c.block for c in candidates("MobileNetV2,MobileNetV2@block_12")]
     [None, 'block_12']
@@ -100,6 +101,12 @@ def _candidate(name: str) -> Candidate:
     if not at:
         backbone, place = name, ""
     choice = catalog.lookup(backbone)
+    if choice.kind in catalog.TEXT_KINDS:
+        raise ArgumentError(
+            f"{backbone} reads texts, and tltf rank measures backbones of images",
+            where="--backbones",
+            next_action="train with each backbone of texts, then tltf compare RUN1 RUN2",
+        )
     scratch = choice.entry is not None and not choice.entry.pretrained
     weights = "none" if place == RANDOM or scratch else "imagenet"
     if weights == "imagenet":

@@ -12,6 +12,7 @@ from tltf.backbones import catalog
 from tltf.backbones.applications import classifier_of
 from tltf.data.batches import Batches
 from tltf.data.manifest import Record
+from tltf.errors import ArgumentError
 from tltf.selection.passes import latency_milliseconds, run_pass, single
 from tltf.selection.ranking import Measured
 
@@ -38,6 +39,12 @@ def measured(
       As :func:`tltf.backbone`; BadInputsError for a file that became unreadable.
     """
     network = build_backbone(name, weights)
+    if network.tokenizer is not None:
+        raise ArgumentError(
+            f"{name} reads texts, and tltf rank measures backbones of images",
+            where="--backbones",
+            next_action="train with each backbone of texts, then tltf compare RUN1 RUN2",
+        )
     network.trainable = False
     data = Batches(
         records,

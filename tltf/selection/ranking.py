@@ -161,13 +161,19 @@ def sampled(manifest: Manifest, *, most: int = SAMPLE, seed: int = 0) -> tuple[R
     """A stratified sample of the training and validation records, in the manifest's order.
 
     Raises:
-      DataError: not a single-label set.
+      DataError: not a single-label set of images.
     """
     if manifest.task != "single_label":
         raise DataError(
             f"a {manifest.task} set, the scores compare classes",
             where="--data",
             next_action="rank with a single-label set of the same pictures",
+        )
+    if manifest.records and manifest.records[0].path is None:
+        raise DataError(
+            "the data are texts, and tltf rank measures backbones of images",
+            where="--data",
+            next_action="train with each backbone of texts, then tltf compare RUN1 RUN2",
         )
     records = [record for record in manifest.records if record.split in ("train", "val")]
     if len(records) <= most:

@@ -63,7 +63,7 @@ def publish_candidate(candidate: Candidate, to: Path, *, keep: int | None = None
     """Writes, tries and publishes the candidate as the next version below ``to``.
 
     Args:
-      to: the folder that holds the versions, created if its parent exists.
+      to: the folder that holds the versions, created with its parents.
       keep: how many versions stay; older ones are removed after publishing. None keeps all.
 
     Raises:

@@ -71,8 +71,9 @@ def _metrics(report: Mapping[str, Any]) -> list[str]:
     rows = ["| metric | value | 95 % interval | n |", "|---|---|---|---|"]
     for name, found in report["metrics"].items():
         low, high = (shown(name, found.get(end), unit=False) for end in ("low", "high"))
+        interval = "none" if found.get("low") is None else f"{low} to {high}"
         rows.append(
-            f"| {_cell(name)} | {shown(name, found['value'])} | {low} to {high} | {found['n']} |"
+            f"| {_cell(name)} | {shown(name, found['value'])} | {interval} | {found['n']} |"
         )
     return rows
 

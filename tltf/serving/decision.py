@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from tltf.data.textbytes import text_bytes
 from tltf.errors import ArgumentError
 from tltf.evaluation.calibration import apply_temperature
 from tltf.evaluation.familiarity import Familiarity
@@ -37,7 +38,7 @@ class Decision:
     @property
     def names(self) -> list[bytes]:
         """The classes as bytes; a folder's name need not be UTF-8."""
-        return [name.encode("utf-8", "surrogateescape") for name in self.classes]
+        return [_name_bytes(name) for name in self.classes]
 
     def check_outputs(self, outputs: int) -> None:
         """Raises ArgumentError when the number of classes is not the number of logits."""
@@ -47,6 +48,13 @@ class Decision:
                 where="labels",
                 next_action="pass one label for each output of the model, in its order",
             )
+
+
+def _name_bytes(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a pair, from a table of JSON lines
+        return text_bytes(name)
 
 
 def answers(logits: tf.Tensor, decision: Decision) -> Answers:

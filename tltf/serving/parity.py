@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import keras
 import numpy as np
@@ -31,7 +30,6 @@ EXAMPLES = 32
 INVENTED = 4
 
 Arrays = Mapping[str, np.ndarray]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +93,6 @@ def check(
             kept = _keep(keep_mismatch, rows, wanted, answered)
             raise _mismatch(f"{key} differs between two calls", servable, kept)
     return Parity(difference=worst, allowed=allowed, examples=len(rows), loaders=tuple(answered))
-
-
-def spread(items: Sequence[T], *, most: int = EXAMPLES) -> list[T]:
-    """At most ``most`` of the items, evenly over the whole list."""
-    if len(items) <= most:
-        return list(items)
-    return [items[i * len(items) // most] for i in range(most)] if most > 0 else []
 
 
 def trainer_logits(

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tltf import sealed, storage
 from tltf.data.imagefile import UnusableError, read_image, size_reason
 from tltf.data.scan import reason_against
+from tltf.data.textbytes import text_bytes
 from tltf.errors import InputMissingError
 from tltf.serving import publish
 from tltf.serving.inputs import Item, batches
@@ -81,8 +82,8 @@ def predictions(
     """One row for each input, in order, as soon as its batch is answered.
 
     Yields:
-      ``{"id", "label", "probabilities", "accepted"}`` (``{"id", "value", "accepted"}`` for a
-      regression), or ``{"id", "error"}``; ``probabilities`` in the order of the classes.
+      ``{"id", "label", "probabilities", "accepted", "classes"}`` (``{"id", "value", "accepted"}``
+      for a regression), or ``{"id", "error"}``; ``probabilities`` in the order of ``classes``.
     """
     for batch in batches(inputs, batch_size):
         read = [_read(item, model.max_pixels) for item in batch]
@@ -90,7 +91,7 @@ def predictions(
         found = model.answer(good) if good else {}
         at = 0
         for item, (_, why) in zip(batch, read, strict=True):
-            row = {"error": why} if why else _row(found, at, model.task)
+            row = {"error": why} if why else _row(found, at, model)
             at += not why
             yield {"id": item.id, **(row or {"error": _why(item, model.max_pixels)})}
 
@@ -100,7 +101,7 @@ def _read(item: Item, max_pixels: int) -> tuple[bytes, str]:
     if item.error:
         return b"", item.error
     if item.path is None:
-        return (item.text or "").encode("utf-8", "surrogatepass"), ""
+        return text_bytes(item.text or ""), ""
     try:
         data, header = read_image(Path(item.path))
     except (UnusableError, OSError, ValueError) as error:
@@ -118,9 +119,9 @@ def _why(item: Item, max_pixels: int) -> str:
     return found or "the servable cannot read it"
 
 
-def _row(found: dict[str, Any], i: int, task: str) -> dict[str, Any]:
+def _row(found: dict[str, Any], i: int, model: Opened) -> dict[str, Any]:
     """The fields of one answer; none when the input could not be read."""
-    if task == "regression":
+    if model.task == "regression":
         value = float(found["value"][i])
         unread = math.isnan(value)
     else:
@@ -128,10 +129,11 @@ def _row(found: dict[str, Any], i: int, task: str) -> dict[str, Any]:
     if unread:
         return {}
     accepted = bool(found["accepted"][i])
-    if task == "regression":
+    if model.task == "regression":
         return {"value": value, "accepted": accepted}
     return {
         "label": found["label"][i].decode("utf-8", "backslashreplace"),
         "probabilities": [float(p) for p in found["probabilities"][i]],
         "accepted": accepted,
+        "classes": list(model.classes),
     }

@@ -25,7 +25,7 @@ class PublishBest(keras.callbacks.Callback):
       labels: class names in the order of the logits.
       monitor: the metric; larger is better unless ``mode="min"``.
       keep: how many versions stay.
-      examples: image files for the comparison.
+      examples: image files, or texts, for the comparison.
       options: further arguments of :func:`tltf.export`, such as ``task`` or ``temperature``.
 
     Example::

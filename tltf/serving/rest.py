@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tltf.data.textbytes import text_bytes
+
 Arrays = dict[str, np.ndarray]
 Specs = Mapping[str, tf.TensorSpec]
 
@@ -185,7 +187,7 @@ def _strings(value: Any) -> Any:
     if isinstance(value, list):
         return [_strings(item) for item in value]
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return text_bytes(value)
     if isinstance(value, dict):
         return _base64(value)
     raise RestError(400, f"JSON Value: {_short(value)} is not of expected type: string")

@@ -113,7 +113,7 @@ def export_reusable(backbone: Backbone, *, to: str | Path, pooling: str = "avg")
 
     Args:
       backbone: of images, or an encoder of texts with a vocabulary.
-      to: the folder of versions, created if its parent exists.
+      to: the folder of versions, created with its parents.
       pooling: of images: ``avg`` or ``max``.
 
     Returns:

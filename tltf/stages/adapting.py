@@ -13,7 +13,7 @@ import numpy as np
 
 from tltf import recipes, sealed, storage
 from tltf.data.batches import Batches
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import Manifest, groups_of
 from tltf.data.shots import SHOTS
 from tltf.errors import ArgumentError, printable
 from tltf.evaluation import calibration, evaluate, rejection, verdict
@@ -27,13 +27,13 @@ from tltf.stages.domainfit import Features, Fitted
 from tltf.stages.planning import committed, planned_model
 from tltf.stages.reporting import write_report
 from tltf.stages.training import targets_of
-from tltf.trained import Trained
+from tltf.trained import Trained, untrained
 from tltf.training import boundary as boundaries
 from tltf.training import freezing
 from tltf.training.boundary import Boundary
 from tltf.training.interrupts import StopRequest, stop_requests
 from tltf.transfer.distances import distance_report
-from tltf.transfer.domain_norm import DomainBatchNormalization, adapt_batch_norm
+from tltf.transfer.domain_norm import DomainBatchNormalization, adapt_batch_norm, batch_norms
 
 Say = Callable[[str], None]
 
@@ -72,12 +72,9 @@ def run_adapting(
         say(str(choice))
     if spec.adapt.method == "dsbn":
         model = _with_domain_norm(model)
-    result = Trained(
-        model=model,
-        task=manifest.task,
-        classes=manifest.classes,
-        image_size=spec.backbone.image_size or 0,
-    )
+    if spec.adapt.method == "adabn":
+        batch_norms(model)
+    result = untrained(model, spec, manifest)
     freezing.set_trainable(model, phase.unfreeze or "none", batch_norm=phase.batch_norm)
     cut = boundaries.split(model)
     if cut is None:
@@ -96,11 +93,12 @@ def run_adapting(
     with stop_requests() as stop:
         fitted = _candidates(cut.tail, found, spec, n_classes=len(manifest.classes), stop=stop,
                              say=say)  # fmt: skip
+    if spec.adapt.method == "adabn":
+        domainfit.restored(cut.tail, fitted["adabn"].weights)
+        fitted["adabn"] = _with_target_statistics(result, cut, manifest, fitted["adabn"])
     selection, chosen = _selected(fitted, found, spec)
     say(selection["sentence"])
     domainfit.restored(cut.tail, chosen.weights)
-    if spec.adapt.method == "adabn":
-        chosen = _with_target_statistics(result, manifest, chosen)
     rule = rejection.fit_rule(chosen.val_logits, found.val_labels, task=result.task)
     result = dataclasses.replace(result, rule=rule)
     result.save(run.weights)
@@ -205,7 +203,9 @@ def run_adaptation_report(
                 baseline.argmax(axis=1) == targets,
                 a_name="transfer",
                 b_name="the source-only model",
+                groups=groups_of(data.records),
             ),
+            groups=groups_of(data.records),
             seed=spec.seed,
             **context,
         ) | {"adaptation": extra}
@@ -314,8 +314,19 @@ def _with_domain_norm(model: keras.Model) -> keras.Model:
     return classifier(backbone_of(model), keras.Sequential([pool, norm, *rest], name=heads.HEAD))
 
 
-def _with_target_statistics(model: Trained, manifest: Manifest, fitted: Fitted) -> Fitted:
-    """AdaBN: the backbone's BatchNorm statistics become the target's; nothing else moves."""
-    target = model.batches(manifest.split("test"))
+def _with_target_statistics(
+    model: Trained, cut: Boundary, manifest: Manifest, fitted: Fitted
+) -> Fitted:
+    """AdaBN: the BatchNorm statistics become the target's; nothing else moves.
+
+    What was computed before it no longer holds, for the validation split neither: criteria,
+    temperature and threshold are those of the model that is served.
+    """
+    target, val = (model.batches(manifest.split(name)) for name in ("test", "val"))
     adapt_batch_norm(model.model, (x for x, _, _ in target.eval_dataset()))
-    return dataclasses.replace(fitted, target_logits=model.logits(target))
+    return dataclasses.replace(
+        fitted,
+        weights=[np.array(v.numpy()) for v in cut.tail.variables],
+        target_logits=model.logits(target),
+        val_logits=model.logits(val),
+    )

@@ -8,24 +8,27 @@ the run's specification but for what their name says; a folder that is done is n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tltf import rundir, tensorfile
-from tltf.data.manifest import Manifest
+from tltf import effort, rundir, tensorfile
+from tltf.data import splits
+from tltf.data.manifest import Manifest, groups_of
 from tltf.errors import TltfError
 from tltf.evaluation import baselines, calibration, evaluate, verdict
-from tltf.evaluation.baselines import Split
+from tltf.evaluation.baselines import Labelled
 from tltf.interval import save_interval
 from tltf.models import heads
 from tltf.models.classifier import classifier
+from tltf.probes import folds
 from tltf.spec import Phase, TransferSpec
+from tltf.stages.fitting import run_training
 from tltf.stages.planning import pretrained_backbone
-from tltf.stages.training import run_training, targets_of
+from tltf.stages.training import targets_of
 from tltf.trained import Trained
 from tltf.training import environment
 
@@ -106,8 +109,10 @@ def compared(
 
 def varied(spec: TransferSpec, name: str, *, seed: int) -> TransferSpec:
     """The specification of a baseline: the run's, but for what its name says."""
-    phases = spec.phases
+    phases, how = spec.phases, spec.effort
     backbone, views = spec.backbone, spec.views
+    if name != OWN:
+        how = effort.PLAN
     if name == HEAD:
         phases = tuple(p if p.unfreeze == "none" else _skipped(p) for p in phases)
     elif name == SCRATCH:
@@ -130,8 +135,8 @@ def varied(spec: TransferSpec, name: str, *, seed: int) -> TransferSpec:
         # Without a frozen part nothing is kept, so every epoch can have views of its own.
         views = 0 if spec.augment != "none" else views
     return dataclasses.replace(
-        spec, phases=phases, backbone=backbone, views=views, seed=seed, baselines=False,
-        export="none",
+        spec, effort=how, phases=phases, backbone=backbone, views=views, seed=seed,
+        baselines=False, export="none",
     )  # fmt: skip
 
 
@@ -153,26 +158,44 @@ def without_training(
         pooling = "avg" if len(network.output_shape) == 2 else spec.head.pooling
         head = heads.head(max(1, len(model.classes)), pooling=pooling)
         untouched = dataclasses.replace(model, model=classifier(network, head))
-    splits = {}
-    for name in ("train", "val", "test"):
-        data = untouched.batches(manifest.split(name))
-        splits[name] = Split(features=untouched.features(data), targets=data.targets())
-    train, val, test = splits["train"], splits["val"], splits["test"]
-    outputs = {"majority": baselines.majority(train.targets, n=len(test.targets))}
+    records = (*manifest.split("train"), *manifest.split("val"))
+    data = untouched.batches(records)
+    train = Labelled(
+        features=untouched.features(data),
+        targets=data.targets(),
+        folds=folds.stratified(
+            splits.fold_strata(records, model.task), splits.components(records),
+            count=baselines.FOLDS, seed=spec.seed,
+        ),
+    )  # fmt: skip
+    test = untouched.batches(manifest.split("test"))
+    features, truth = untouched.features(test), test.targets()
+    outputs = {"majority": baselines.majority(train.targets, n=len(truth))}
     curve = None
     if model.task == "single_label":
-        outputs["nearest_class_mean"] = baselines.nearest_class_mean(train, val, test.features)
-        curve = baselines.label_curve(train, val, test.features, test.targets, seed=spec.seed)
-    outputs["linear_probe"] = baselines.linear_probe(train, val, test.features, task=model.task)
+        outputs["nearest_class_mean"] = baselines.nearest_class_mean(train, features)
+        curve = baselines.label_curve(
+            train, features, truth, seed=spec.seed, groups=groups_of(manifest.split("test"))
+        )
+    outputs["linear_probe"] = baselines.linear_probe(train, features, task=model.task)
     return {name: x[None] for name, x in outputs.items()}, curve
 
 
-def blocks(found: Compared, targets: np.ndarray, *, classes: Any, task: str, seed: int) -> Any:
+def blocks(
+    found: Compared,
+    targets: np.ndarray,
+    *,
+    classes: Any,
+    task: str,
+    seed: int,
+    groups: Sequence[object] | None = None,
+) -> Any:
     """``baselines``, ``verdict``, ``verdicts``, ``label_curve`` and ``skipped`` of report.json."""
     simple = {name: x for name, x in found.outputs.items() if name != OWN}
     table = evaluate.baselines_block(
-        {name: x[0] for name, x in simple.items()}, targets, task=task, classes=classes, seed=seed
-    )
+        {name: x[0] for name, x in simple.items()}, targets, task=task, classes=classes, seed=seed,
+        groups=groups,
+    )  # fmt: skip
     scores = {name: _scores(x, targets, task) for name, x in found.outputs.items()}
     verdicts = {}
     for name in NAMES:
@@ -180,12 +203,13 @@ def blocks(found: Compared, targets: np.ndarray, *, classes: Any, task: str, see
             ours, theirs = np.broadcast_arrays(scores[OWN], scores[name])
             unit = "MAE" if task == "regression" else "points"
             verdicts[name] = verdict.compare(
-                ours, theirs, a_name="transfer", b_name=NAMES[name], unit=unit, seed=seed
-            ).as_dict()
+                ours, theirs, a_name="transfer", b_name=NAMES[name], unit=unit, seed=seed,
+                groups=groups,
+            ).as_dict()  # fmt: skip
     for name, block in table.items():
         block["seeds"] = len(found.outputs[name])
         if task != "regression":
-            estimate = verdict.mean_accuracy(scores[name], seed=seed)
+            estimate = verdict.mean_accuracy(scores[name], groups=groups)
             block["mean_accuracy"] = estimate.as_dict()
     return {
         "baselines": table,

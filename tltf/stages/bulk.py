@@ -27,7 +27,7 @@ from tltf.data.contents import check_contents
 from tltf.data.manifest import Manifest, Record
 from tltf.data.reading import reading
 from tltf.data.scan import examine
-from tltf.errors import MismatchError, named_list
+from tltf.errors import ArgumentError, MismatchError, named_list
 from tltf.models import heads
 from tltf.models.classifier import classifier
 from tltf.serving.inputs import Item, shard_items
@@ -193,6 +193,12 @@ class Network:
 
     def __init__(self, job: Job) -> None:
         network = build_backbone(job.backbone, job.weights, job.image_size)
+        if network.tokenizer is not None:
+            raise ArgumentError(
+                f"{job.backbone} reads texts, and features are computed of images",
+                where="--backbone",
+                next_action="name a backbone of images",
+            )
         model = classifier(network, heads.head(2, pooling=job.pooling))
         freezing.set_trainable(model, "none")
         self.cut = boundaries.split(model)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 
 from tltf import sealed, storage
 from tltf import trained as trained_of
-from tltf.data import prepare
-from tltf.data.manifest import Manifest
-from tltf.errors import ArgumentError, DataError, InputMissingError
+from tltf.data.manifest import Manifest, groups_of
+from tltf.data.spreading import spread
+from tltf.errors import ArgumentError, DataError, InputMissingError, printable
 from tltf.evaluation import comparepage, verdict
 from tltf.rundir import RunDir
 from tltf.stages import baselines
 from tltf.stages.data import committed_manifest
+from tltf.stages.others import others
 from tltf.stages.reporting import count_test_use, write_report
 from tltf.stages.training import targets_of
 from tltf.transfer.distances import distance_report
@@ -45,10 +47,11 @@ def compare_run(run: RunDir, *, seeds: int, say: Say, progress: bool = True) -> 
     compared = baselines.compared(
         model, spec, manifest, run.compare, seeds=seeds, say=say, progress=progress
     )
-    targets = targets_of(model.batches(manifest.split("test")))
+    test = manifest.split("test")
     found |= baselines.blocks(
-        compared, targets, classes=model.classes, task=model.task, seed=spec.seed
-    )
+        compared, targets_of(model.batches(test)), classes=model.classes, task=model.task,
+        seed=spec.seed, groups=groups_of(test),
+    )  # fmt: skip
     found["test_split"] = {**found.get("test_split", {}), "uses": count_test_use(run)}
     history = [json.loads(line) for line in run.history.read_text("utf-8").splitlines()]
     with sealed.rewritten(run.report):
@@ -67,10 +70,11 @@ def compare_with(run: RunDir, source: str) -> dict[str, Any]:
       InputMissingError, DataError: the other data cannot be read, or is too little.
     """
     model, spec, manifest = trained_of.load(run.weights), run.read_spec(), _manifest(run)
-    records = _other(source, spec.data.max_image_pixels)
-    train = model.features(model.batches(_some(manifest.split("train"))))
-    found = {"other": distance_report(train, model.features(model.batches(_some(records))))}
-    test = _some(manifest.split("test"))
+    records = others(model, source, spec.data).records
+    train = model.features(model.batches(spread(manifest.split("train"), most=MOST_COMPARED)))
+    other = model.features(model.batches(spread(records, most=MOST_COMPARED)))
+    found = {"other": distance_report(train, other)}
+    test = spread(manifest.split("test"), most=MOST_COMPARED)
     try:
         found["test"] = distance_report(train, model.features(model.batches(test)))
     except DataError:
@@ -83,7 +87,9 @@ def side_by_side(runs: Sequence[RunDir], *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
       ``runs`` (name, backbone, metrics, n), ``settings`` (field -> value per run, where they
-      differ) and ``paired``: the first run against each other on the records that both tested.
+      differ) and ``paired``: the first run against each other on the records that both tested:
+      the same content with the same label, whatever its name; ``n`` of them, and ``unpaired``,
+      how many of each run have no counterpart.
 
     Raises:
       ArgumentError: fewer than two runs.
@@ -104,7 +110,7 @@ def side_by_side(runs: Sequence[RunDir], *, seed: int = 0) -> dict[str, Any]:
         for key in fields
         if len({json.dumps(spec.get(key)) for spec in specs}) > 1
     }
-    tested = [_tested(run.path) for run in runs]
+    tested = [_tested(run) for run in runs]
     paired = [
         _paired(names[0], name, tested[0], other, task=reports[0]["task"], seed=seed)
         for name, other in zip(names[1:], tested[1:], strict=True)
@@ -127,23 +133,35 @@ def write_comparison(found: Mapping[str, Any], out: Path) -> None:
         storage.write_text(out / "compare.html", comparepage.write_html(found))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Tested:
+    """A record of a test split: what was said of it, and the group that it is of."""
+
+    row: Mapping[str, Any]
+    group: str | None
+
+
 def _paired(
     first: str,
     second: str,
-    a: Mapping[str, Mapping[str, Any]],
-    b: Mapping[str, Mapping[str, Any]],
+    a: Mapping[object, _Tested],
+    b: Mapping[object, _Tested],
     *,
     task: str,
     seed: int,
 ) -> dict[str, Any]:
-    both = [key for key in a if key in b and a[key]["label"] == b[key]["label"]]
-    row: dict[str, Any] = {"first": first, "second": second, "n": len(both), "verdict": None}
+    both = [key for key in a if key in b]
+    row: dict[str, Any] = {
+        "first": first, "second": second, "n": len(both),
+        "unpaired": [len(a) - len(both), len(b) - len(both)], "verdict": None,
+    }  # fmt: skip
     if both:
-        ours, theirs = (_scores([x[key] for key in both], task) for x in (a, b))
+        ours, theirs = (_scores([x[key].row for key in both], task) for x in (a, b))
         unit = "MAE" if task == "regression" else "points"
         row["verdict"] = verdict.compare(
-            ours, theirs, a_name=first, b_name=second, unit=unit, seed=seed
-        ).as_dict()
+            ours, theirs, a_name=first, b_name=second, unit=unit, seed=seed,
+            groups=[a[key].group for key in both],
+        ).as_dict()  # fmt: skip
     return row
 
 
@@ -155,12 +173,26 @@ def _scores(rows: Sequence[Mapping[str, Any]], task: str) -> np.ndarray:
     return np.array([row["predicted"] == row["label"] for row in rows])
 
 
-def _tested(folder: Path) -> dict[str, Mapping[str, Any]]:
-    path = folder / "report" / PREDICTIONS
+def _tested(run: RunDir) -> dict[object, _Tested]:
+    """The records of the test split by content, label, and which copy of them it is.
+
+    Names do not count: two folders may each have a ``cat/1.jpg``, and one picture two names.
+    """
+    path = run.report / PREDICTIONS
     if not path.is_file():
         return {}
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return {row["id"]: row for row in rows}
+    records = {printable(record.id): record for record in _manifest(run).records}
+    found: dict[object, _Tested] = {}
+    copies: Counter[object] = Counter()
+    for row in rows:
+        record = records.get(row["id"])
+        # Without a hash it is nobody's counterpart.
+        content = (record and record.sha256) or (str(run.path), row["id"])
+        key = (content, json.dumps(row["label"]))
+        found[(*key, copies[key])] = _Tested(row=row, group=record.group if record else None)
+        copies[key] += 1
+    return found
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -189,22 +221,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: value}
     return {key: leaf for name, item in items for key, leaf in _flat(item, name).items()}
-
-
-def _other(source: str, max_image_pixels: int) -> Sequence[Any]:
-    """Labelled or not: only the inputs count here."""
-    path = Path(source)
-    if path.is_dir():
-        return prepare.unlabelled(source, max_image_pixels=max_image_pixels).records
-    from tltf.spec import DataSpec
-
-    manifest = prepare.scanned(DataSpec(source=source, max_image_pixels=max_image_pixels))
-    return tuple(dataclasses.replace(record, label=None) for record in manifest.records)
-
-
-def _some(records: Sequence[Any]) -> Sequence[Any]:
-    step = max(1, len(records) // MOST_COMPARED)
-    return records[::step][:MOST_COMPARED]
 
 
 def _manifest(run: RunDir) -> Manifest:

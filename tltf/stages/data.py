@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tltf import storage
+from tltf import effort, storage
 from tltf.data import columns, prepare
 from tltf.data.manifest import BadInputsError, Excluded, Manifest
 from tltf.errors import MismatchError, named_list
@@ -29,7 +29,9 @@ def read_data(
       DataError, InputMissingError, DownloadError: see :func:`tltf.data.prepare.prepared`.
     """
     if not spec.adapt.target:
-        return prepare.prepared(spec.data, seed=spec.seed, progress=progress)
+        return prepare.prepared(
+            spec.data, seed=spec.seed, folds_below=effort.wants_folds(spec), progress=progress
+        )
     return prepare.two_domains(
         spec.data,
         spec.adapt.target,

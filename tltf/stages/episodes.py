@@ -23,7 +23,7 @@ from tltf.spec import TransferSpec
 from tltf.stages import frozen
 from tltf.stages.planning import planned_model
 from tltf.terminal import Bar
-from tltf.trained import Trained
+from tltf.trained import untrained
 from tltf.training import boundary as boundaries
 from tltf.training import freezing
 from tltf.transfer import metalearning
@@ -224,13 +224,7 @@ def _features(spec: TransferSpec, manifest: Manifest, *, say: Say, progress: boo
     plan, model = planned_model(spec, manifest)
     freezing.set_trainable(model, "none")
     cut = boundaries.split(model)
-    reader = Trained(
-        model=model,
-        task=manifest.task,
-        classes=manifest.classes,
-        image_size=plan.spec.backbone.image_size or 0,
-        max_length=plan.spec.backbone.max_length or 0,
-    )
+    reader = untrained(model, plan.spec, manifest)
     parts = {"all": reader.batches(manifest.records)}
     exact = dataclasses.replace(plan.spec, cache_dtype="float32")
     return frozen.crossing(cut, parts, exact, say=say, progress=progress)["all"][0]

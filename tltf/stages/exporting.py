@@ -11,6 +11,8 @@ from absl import logging
 
 from tltf import sealed, storage, trained
 from tltf.data.manifest import Manifest, Record
+from tltf.data.spreading import spread
+from tltf.data.textbytes import text_bytes
 from tltf.errors import ArgumentError, TltfError
 from tltf.evaluation.gate import Gate
 from tltf.models.classifier import backbone_of
@@ -19,7 +21,7 @@ from tltf.serving import publish
 from tltf.serving.candidate import Candidate, Published, publish_candidate
 from tltf.serving.card import model_card
 from tltf.serving.intake import ImageIntake
-from tltf.serving.parity import EXAMPLES, spread
+from tltf.serving.parity import EXAMPLES
 from tltf.serving.reusable import export_reusable
 from tltf.spec import TransferSpec
 from tltf.stages.data import committed_manifest
@@ -105,7 +107,7 @@ def export_reusable_run(run: RunDir, to: Path, *, gate: Gate | None = None) -> P
 
 def candidate(model: Trained, spec: TransferSpec, manifest: Manifest, run: RunDir) -> Candidate:
     """The model with what its gate compares: logits on test records, by the evaluation's path."""
-    records = spread(manifest.split("test"))
+    records = spread(manifest.split("test"), most=EXAMPLES)
     # A small test split is filled up: validation was held out of training too.
     records += spread(manifest.split("val"), most=EXAMPLES - len(records))
     intake = model.intake
@@ -133,4 +135,4 @@ def candidate(model: Trained, spec: TransferSpec, manifest: Manifest, run: RunDi
 def _bytes(record: Record) -> bytes:
     if record.path is not None:
         return Path(record.path).read_bytes()
-    return (record.text or "").encode("utf-8")
+    return text_bytes(record.text or "")

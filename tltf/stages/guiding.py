@@ -64,7 +64,7 @@ def lesson(spec: TransferSpec, student: Trained, manifest: Manifest, say: Say) -
     if answers:
         said = calibration.apply_temperature(said, 1.0, task=teacher.task)
         right = (said.argmax(axis=1) == targets.argmax(axis=1)).mean()
-        say(f"teacher: {spec.teacher}, right on {right:.1%} of the training images")
+        say(f"teacher: {spec.teacher}, right on {right:.1%} of the training examples")
         targets = (targets + said.astype(np.float32)) / 2.0
     if not kinds:
         return Lesson(targets=targets)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tltf import methods, recipes
+from tltf import checks, effort, methods, recipes
 from tltf.backbones import backbone as build_backbone
 from tltf.backbones import catalog
 from tltf.backbones.network import Backbone
@@ -167,5 +167,24 @@ def _resolved(
     chosen = [c for c in (precision, jit) if getattr(spec, c.field) == "auto"]
     spec = dataclasses.replace(spec, **{c.field: c.value for c in (precision, jit)})
     spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, task=manifest.task))
+    wanted, validation = _tried(spec, manifest)
+    spec = dataclasses.replace(spec, effort=wanted.value, validation=validation.value)
     plan = recipes.resolve(spec, facts)
-    return dataclasses.replace(plan, choices=(*plan.choices, *chosen))
+    of_phases = plan.choices
+    if wanted.value != effort.PLAN:
+        # The phases are there for what compares itself with them; nothing of them is done here.
+        of_phases = tuple(c for c in plan.choices if c.field in ("image_size", "max_length"))
+    return dataclasses.replace(plan, choices=(wanted, validation, *of_phases, *chosen))
+
+
+def _tried(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Choice, recipes.Choice]:
+    """How much is tried, and what choices are made on."""
+    value, choice = effort.decided(spec)
+    choice = choice or recipes.Choice("effort", value, "as asked")
+    labelled = len(manifest.split("train"))
+    if value == effort.PLAN or len(manifest.split("val")):
+        why = f"{len(manifest.split('val'))} examples choose, {labelled} are learned from"
+        return choice, recipes.Choice("validation", "split", why)
+    folds = checks.fold_count(spec.validation) or effort.FOLDS
+    why = f"each of {labelled} labelled examples is learned from, and is predicted out of fold"
+    return choice, recipes.Choice("validation", f"folds:{folds}", why)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tltf.data.manifest import Manifest, Record
+from tltf.data.spreading import spread
 from tltf.errors import ArgumentError, printable
 from tltf.serving import portable
-from tltf.serving.parity import spread
 from tltf.trained import Trained
 
 MOST_COMPARED = 1000
@@ -58,7 +58,7 @@ def portable_files(
             model.decision,
             kind=wanted.litert,
             images=examples,
-            length=model.max_length or None,
+            length=model.max_length,
         )
         made[f"litert/model_{wanted.litert}.tflite"] = data, portable.litert_run(data)
     if wanted.onnx:

@@ -16,15 +16,16 @@ from tltf import sealed, storage
 from tltf import trained as trained_of
 from tltf.data import prepare
 from tltf.data.batches import Batches
-from tltf.data.manifest import SPLITS, Manifest
+from tltf.data.manifest import SPLITS, Manifest, groups_of
 from tltf.errors import printable
 from tltf.evaluation import calibration, evaluate, familiarity, plots, report, slices
-from tltf.evaluation.intervals import wilson
+from tltf.evaluation.intervals import share_interval, units_of
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages import baselines
 from tltf.stages.data import committed_manifest
 from tltf.stages.gallery import Pictures, gallery
+from tltf.stages.others import others
 from tltf.stages.texts import say_truncated
 from tltf.stages.training import TrainingResult, answers, pooled_features, targets_of
 from tltf.trained import Trained
@@ -54,6 +55,7 @@ def run_reporting(
         task=trained.task,
         classes=trained.classes,
         rule=trained.rule,
+        groups=groups_of(data.records),
         data=evaluate.data_block(manifest),
         plan=[
             {"choice": c.field, "value": c.value, "reason": c.reason} for c in result.plan.choices
@@ -65,17 +67,20 @@ def run_reporting(
         logits, trained.rule.temperature, task=trained.task
     )
     found["test_split"] = {"uses": uses + 1}
+    if result.selection is not None:
+        found["selection"] = result.selection
     found["rate_search"] = {name: rate.as_dict() for name, rate in result.fit.rates.items()}
     outputs: Outputs = {}
     if spec.baselines:
         compared = baselines.compared(trained, spec, manifest, run.compare, say=say)
         found |= baselines.blocks(
-            compared, targets, classes=trained.classes, task=trained.task, seed=spec.seed
-        )
+            compared, targets, classes=trained.classes, task=trained.task, seed=spec.seed,
+            groups=groups_of(data.records),
+        )  # fmt: skip
         outputs = {name: x[0] for name, x in compared.outputs.items() if name != baselines.OWN}
     found["slices"] = _slices(data, probabilities, targets, trained)
     features = pooled_features(trained, result.fit, data)
-    found["familiarity"] = _familiarity(trained, features, spec)
+    found["familiarity"] = _familiarity(trained, features, spec, groups_of(data.records))
     pictures: Pictures = {}
     if trained.task == "single_label":
         shown = gallery(trained, data.records, probabilities, targets, features, result.references)
@@ -120,29 +125,31 @@ def _slices(
     if names is None:
         return None
     return slices.slices_block(
-        probabilities, targets, names, task=trained.task, classes=trained.classes
-    )
+        probabilities, targets, names, task=trained.task, classes=trained.classes,
+        groups=groups_of(data.records),
+    )  # fmt: skip
 
 
 def _familiarity(
-    trained: Trained, features: np.ndarray, spec: TransferSpec
+    trained: Trained, features: np.ndarray, spec: TransferSpec, groups: Sequence[object]
 ) -> dict[str, Any] | None:
     """How strange the test records are, and with ``--unknown`` how well strangers are told."""
     if trained.familiarity is None:
         return None
     known = trained.familiarity.score(features)
+    units = units_of(groups, n=len(known))
     block: dict[str, Any] = {
         "familiar": float((known <= 1).mean()),
-        "familiar_interval": list(wilson(int((known <= 1).sum()), len(known))),
+        "familiar_interval": list(share_interval((known <= 1).astype(np.float64), units)),
         "n": len(known),
         "unknown": None,
     }
     if spec.unknown:
-        manifest = prepare.unlabelled(spec.unknown, max_image_pixels=spec.data.max_image_pixels)
-        strange = trained.familiarity.score(trained.features(trained.batches(manifest.records)))
+        found = others(trained, spec.unknown, spec.data)
+        strange = trained.familiarity.score(trained.features(trained.batches(found.records)))
         block["unknown"] = {
             "source": spec.unknown,
-            "left_out": len(manifest.excluded),
+            "left_out": found.left_out,
             **familiarity.unknown_block(known, strange, seed=spec.seed),
         }
     return block
@@ -211,6 +218,7 @@ def evaluate_run(
         task=model.task,
         classes=model.classes,
         rule=model.rule,
+        groups=groups_of(data.records),
         data=evaluate.data_block(manifest),
         provenance=_provenance(spec, manifest, run),
         seed=spec.seed,

@@ -73,10 +73,17 @@ def token_lengths(
     """For :class:`tltf.recipes.Facts`.
 
     Raises:
-      ArgumentError: more tokens are asked for than the network has positions for.
+      ArgumentError: more tokens are asked for than the network has positions for, or any for
+        images.
     """
     layer = tokens_layer(network)
     if layer is None:
+        if asked is not None:
+            raise ArgumentError(
+                f"max_length={asked} with a backbone of images, which reads no tokens",
+                where="--max_length",
+                next_action="leave it out, or use --image_size",
+            )
         return None
     if asked is not None and asked > layer.max_length:
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Stage 2: plan, model and phases; leaves a :class:`~tltf.trained.Trained` in ``weights/``."""
+"""Stage 2 by phases: leaves a :class:`~tltf.trained.Trained` in ``weights/``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tltf.data.batches import Batches
 from tltf.data.cachefolder import cache_folder
 from tltf.data.manifest import Manifest, Record
 from tltf.data.remote import RemoteBatches
+from tltf.data.spreading import spread
 from tltf.data.targets import class_weights
 from tltf.errors import OutputError
 from tltf.evaluation import rejection
@@ -25,12 +26,12 @@ from tltf.interval import SaveInterval
 from tltf.rundir import RunDir
 from tltf.spec import TransferSpec
 from tltf.stages import guiding
-from tltf.stages.planning import commit, committed, planned_model
+from tltf.stages.planning import commit, planned_model
 from tltf.stages.texts import (
     say_truncated,
     training_batches,
 )
-from tltf.trained import Trained
+from tltf.trained import Trained, untrained
 from tltf.trained import load as load_trained
 from tltf.training.caching import Cache
 from tltf.training.fit import FitResult, fit_phases
@@ -52,16 +53,18 @@ class References:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What the stage leaves for the next ones."""
+    """What the stage leaves for the next ones; ``selection`` is a part of report.json."""
 
     trained: Trained
     plan: recipes.Plan
     fit: FitResult
     references: References
+    selection: dict[str, Any] | None = None
 
 
-def run_training(
-    spec: TransferSpec,
+def run_phases(
+    plan: recipes.Plan,
+    model: keras.Model,
     manifest: Manifest,
     run: RunDir,
     *,
@@ -73,17 +76,9 @@ def run_training(
     data_service: str = "",
     micro_batch: int | str = 0,
 ) -> TrainingResult:
-    """Builds the model, commits the resolved ``spec.json``, trains, commits ``weights/``."""
+    """Trains the phases of a committed plan; commits ``weights/``."""
     placed = placed or Distribution()
-    plan, model = planned_model(spec, manifest)
-    plan = committed(plan, run)
-    if placed.strategy is not None:
-        placed.barrier()  # the others read what is committed now
-        with placed.scope():
-            _, model = planned_model(plan.spec, manifest)
-    for choice in plan.choices:
-        say(str(choice))
-    result = _untrained(model, plan, manifest)
+    result = untrained(model, plan.spec, manifest)
     _check_space(model, run, plan.spec)
     found = _Rates(plan, run, say)
     fit = _fit(result, plan.spec, manifest, run, found, interval=interval, say=say,
@@ -123,19 +118,9 @@ def join_training(
     """
     with placed.scope():
         plan, model = planned_model(spec, manifest)
-    result = _untrained(model, plan, manifest)
+    result = untrained(model, plan.spec, manifest)
     _fit(result, plan.spec, manifest, run, lambda *_: None, interval=interval, say=say,
          progress=False, callbacks=(), placed=placed, micro_batch=micro_batch)  # fmt: skip
-
-
-def _untrained(model: keras.Model, plan: recipes.Plan, manifest: Manifest) -> Trained:
-    return Trained(
-        model=model,
-        task=manifest.task,
-        classes=manifest.classes,
-        image_size=plan.spec.backbone.image_size or 0,
-        max_length=plan.spec.backbone.max_length or 0,
-    )
 
 
 def _fit(
@@ -153,7 +138,7 @@ def _fit(
     data_service: str = "",
     micro_batch: int | str = 0,
 ) -> FitResult:
-    cache = _cache(spec, say, always=placed.workers > 1) if not data_service else None
+    cache = cache_of(spec, say, always=placed.workers > 1) if not data_service else None
     train, size = manifest.split("train"), spec.batch_size or 0
     weights = None
     if spec.class_weight != "none":
@@ -229,7 +214,7 @@ def _check_space(model: Any, run: RunDir, spec: TransferSpec) -> None:
     storage.check_space(run.path, held * one * (KEEP + 1) + 2 * one)
 
 
-def _cache(spec: TransferSpec, say: Say, *, always: bool) -> Cache | None:
+def cache_of(spec: TransferSpec, say: Say, *, always: bool) -> Cache | None:
     """Where features are kept: by default in the cache folder, shared by all runs.
 
     Several processes must decide alike: ``always`` leaves nothing to each one's free disk.
@@ -264,7 +249,7 @@ def answers(result: Trained, fit: FitResult, data: Batches) -> np.ndarray:
 def _references(result: Trained, fit: FitResult, manifest: Manifest) -> References:
     """Evenly chosen training records, enough for a covariance and to look for neighbours."""
     train = manifest.split("train")
-    records = train[:: max(1, len(train) // MOST_REFERENCES)][:MOST_REFERENCES]
+    records = tuple(spread(train, most=MOST_REFERENCES))
     found = fit.stored.pooled_as_trained(records) if fit.stored else None
     if found is None:
         found = result.features(result.batches(records))
@@ -281,7 +266,7 @@ def _fitted_familiarity(
     targets = np.zeros(len(references.records), np.int64)
     if result.task == "single_label":
         targets = targets_of(result.batches(references.records))
-    held = pooled_features(result, fit, result.batches(validation[:MOST_REFERENCES]))
+    held = pooled_features(result, fit, result.batches(spread(validation, most=MOST_REFERENCES)))
     return fit_familiarity(references.features, targets, validation=held)
 
 

@@ -19,15 +19,16 @@ import numpy as np
 
 from tltf import rundir, storage
 from tltf.data import prepare
-from tltf.data.manifest import Manifest
+from tltf.data.manifest import Manifest, groups_of
 from tltf.errors import DivergenceError, MismatchError, named_list
 from tltf.evaluation import calibration, evaluate, tunepage
 from tltf.interval import save_interval
 from tltf.selection import search
 from tltf.spec import TransferSpec
 from tltf.stages.data import described
+from tltf.stages.fitting import run_training
 from tltf.stages.planning import planned_model
-from tltf.stages.training import TrainingResult, answers, run_training, targets_of
+from tltf.stages.training import TrainingResult, answers, targets_of
 from tltf.training import freezing
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ def judged(result: TrainingResult, manifest: Manifest) -> dict[str, Any]:
         answers(trained, result.fit, data), trained.rule.temperature, task=trained.task
     )
     found = evaluate.evaluate(outputs, targets_of(data), task=trained.task,
-                              classes=trained.classes)  # fmt: skip
+                              classes=trained.classes,
+                              groups=groups_of(data.records))  # fmt: skip
     return dict(found["metrics"])
 
 

@@ -28,7 +28,7 @@ class ExactResume(keras.callbacks.Callback):
     bit, if the data is the same again. Give it as the last callback.
 
     Args:
-      folder: where the states go; of this training alone, created if its parent exists.
+      folder: where the states go; of this training alone, created with its parents.
       save_every: ``30s``, ``50steps``, or ``auto`` (30 s, longer where saving would cost more
         than 5 % of the time).
       others: the other callbacks of the same ``fit``, whose memory is kept (``EarlyStopping``,

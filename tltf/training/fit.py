@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tltf.data.batches import Batches
@@ -26,6 +27,16 @@ from tltf.training.states import State
 from tltf.training.strategies import Distribution
 
 
+class Stored(Protocol):
+    """Answers for further examples by way of stored features; None where none are kept."""
+
+    def logits(self, data: Batches) -> np.ndarray | None:
+        """float32 ``[n, C]``."""
+
+    def pooled(self, data: Batches) -> np.ndarray | None:
+        """Pooled features float32 ``[n, D]``."""
+
+
 @dataclass(frozen=True)
 class FitResult:
     """What the phases did: one history row per epoch, and each phase's movement check.
@@ -38,7 +49,7 @@ class FitResult:
     movements: dict[str, movement.Movement]
     resumed_from: dict[str, Any] | None = None
     steps_done: int = 0
-    stored: PhaseCache | None = None
+    stored: Stored | None = None
     rates: dict[str, FoundRate] = field(default_factory=dict)
 
 

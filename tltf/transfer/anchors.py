@@ -126,15 +126,27 @@ class BatchSpectralShrinkage(keras.layers.Layer):
 
     def call(self, features: Any, training: bool | None = None) -> Any:
         if training:
-            wide = features.shape[0] is None or features.shape[0] <= features.shape[1]
-            f = features if wide else ops.transpose(features)
-            # sigma**2 = |f^T u|**2 for a left vector u: with u held fixed value and gradient are
-            # exact, and no difference of eigenvalues is divided by.
-            gram = ops.stop_gradient(ops.matmul(f, ops.transpose(f)))
-            _, vectors = ops.eigh(gram)
-            smallest = ops.stop_gradient(vectors[:, : self.k])
-            self.add_loss(self.weight * ops.sum(ops.matmul(ops.transpose(smallest), f) ** 2))
+            rows, columns = ops.shape(features)
+            # In `fit` the graph does not know the size of a batch: it decides when it has one.
+            if isinstance(rows, int) and isinstance(columns, int):
+                smallest = self._smallest(features if rows <= columns else ops.transpose(features))
+            else:
+                smallest = ops.cond(
+                    rows <= columns,
+                    lambda: self._smallest(features),
+                    lambda: self._smallest(ops.transpose(features)),
+                )
+            self.add_loss(self.weight * smallest)
         return features
+
+    def _smallest(self, f: Any) -> Any:
+        """The sum of the k smallest squares of singular values of f, no more rows than columns."""
+        # sigma**2 = |f^T u|**2 for a left vector u: with u held fixed value and gradient are
+        # exact, and no difference of eigenvalues is divided by.
+        gram = ops.stop_gradient(ops.matmul(f, ops.transpose(f)))
+        _, vectors = ops.eigh(gram)
+        smallest = ops.stop_gradient(vectors[:, : self.k])
+        return ops.sum(ops.matmul(ops.transpose(smallest), f) ** 2)
 
     def compute_output_shape(self, features_shape: Any) -> Any:
         return features_shape

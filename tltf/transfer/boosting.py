@@ -26,8 +26,8 @@ class TrAdaBoost:
 
     ``source w *= beta**|h - c|`` with ``beta = 1 / (1 + sqrt(2 ln n / N))`` and ``target w *=
     beta_t**-|h - c|`` with ``beta_t = e_t / (1 - e_t)``, e_t the weighted error on the target; the
-    answer is the vote of the second half of the rounds with weights ``log(1 / beta_t)``. Dai et
-    al., *Boosting for Transfer Learning* (ICML 2007), figure 1.
+    answer is the vote of the rounds ``ceil(N / 2)`` to N, counted from one, with weights
+    ``log(1 / beta_t)``. Dai et al., *Boosting for Transfer Learning* (ICML 2007), figure 1.
 
     Args:
       make: a fresh estimator with ``fit(x, y, sample_weight=)`` and ``predict``.
@@ -72,10 +72,11 @@ class TrAdaBoost:
         return self
 
     def predict(self, x: ArrayLike) -> Labels:
-        """Class indices ``[n]`` by the vote of the second half."""
+        """Class indices ``[n]`` by the vote of the later rounds."""
         rows = kernels.matrix(x, what="x")
         votes = np.zeros((len(rows), len(self.classes)))
-        for model, beta in list(zip(self.models, self.betas, strict=True))[self.rounds // 2 :]:
+        for i in _voting(self.rounds):
+            model, beta = self.models[i], self.betas[i]
             votes += np.log(1.0 / beta) * (model.predict(rows)[:, None] == self.classes)
         return self.classes[votes.argmax(axis=1)]
 
@@ -84,8 +85,8 @@ class TrAdaBoostR2:
     """TrAdaBoost for numbers, with the errors of AdaBoost.R2.
 
     ``e_i = |y_i - h(x_i)| / max_j |y_j - h(x_j)|``; the source is weighed by ``beta**e_i``, the
-    target by ``beta_t**-e_i``; the answer is the weighted median of the second half. Pardoe &
-    Stone, *Boosting for Regression Transfer* (ICML 2010), algorithm 2.
+    target by ``beta_t**-e_i``; the answer is the weighted median of the rounds ``ceil(N / 2)``
+    to N. Pardoe & Stone, *Boosting for Regression Transfer* (ICML 2010), algorithm 2.
 
     Args:
       make: a fresh estimator with ``fit(x, y, sample_weight=)`` and ``predict``.
@@ -122,9 +123,9 @@ class TrAdaBoostR2:
         return self
 
     def predict(self, x: ArrayLike) -> Floats:
-        """Numbers ``[n]``: the weighted median of the second half."""
+        """Numbers ``[n]``: the weighted median of the later rounds."""
         rows = kernels.matrix(x, what="x")
-        late = range(self.rounds // 2, self.rounds)
+        late = _voting(self.rounds)
         answers = np.stack([self.models[i].predict(rows) for i in late], axis=1)
         votes = np.log(1.0 / np.array([self.betas[i] for i in late]))
         order = np.argsort(answers, axis=1)
@@ -132,6 +133,11 @@ class TrAdaBoostR2:
         first = (shares >= 0.5 * votes.sum()).argmax(axis=1)
         rows_index = np.arange(len(rows))
         return answers[rows_index, order[rows_index, first]]
+
+
+def _voting(rounds: int) -> range:
+    """The rounds that vote, counted from zero: ``ceil(N / 2)`` to N where the first is one."""
+    return range((rounds + 1) // 2 - 1, rounds)
 
 
 def _at_least_one(rounds: int) -> None:

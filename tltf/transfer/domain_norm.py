@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tltf.errors import ArgumentError
@@ -93,12 +94,15 @@ def adapt_batch_norm(model: keras.Model, batches: Iterable[Any]) -> int:
     """AdaBN: every BatchNorm's statistics become those of ``batches``, usually the target's.
 
     Li et al., *Revisiting Batch Normalization for Practical Domain Adaptation* (2016), algorithm
-    1. The moving moments become the mean over the batches of each batch's; weights, Dropout and
-    all ``trainable`` flags are left as they are.
+    1. Every example counts alike, whatever batch it is in: with n_b examples, mean m_b and
+    variance v_b in batch b, ``m = sum n_b m_b / n`` and ``v = sum n_b (v_b + (m_b - m)**2) / n``.
+    A last batch that is smaller joins the one before it, since few examples are normalised by
+    their own moments to nearly nothing. Weights, Dropout and all ``trainable`` flags are left as
+    they are.
 
     Args:
       model: with BatchNormalization layers, anywhere in it.
-      batches: inputs ``[b, ...]``, each of at least two examples.
+      batches: inputs ``[b, ...]``, at least two examples in all.
 
     Returns:
       How many layers were adapted.
@@ -106,10 +110,7 @@ def adapt_batch_norm(model: keras.Model, batches: Iterable[Any]) -> int:
     Raises:
       ArgumentError: the model has no BatchNormalization, or there are no batches.
     """
-    leaves = freezing.leaves(model)
-    norms = [x for x in leaves if isinstance(x, keras.layers.BatchNormalization)]
-    if not norms:
-        raise ArgumentError(f"{model.name} has no BatchNormalization", where="adapt_batch_norm")
+    norms, leaves = batch_norms(model), freezing.leaves(model)
     kept = [(layer, layer.trainable) for layer in [*_containers(model), *leaves]]
     momenta = [norm.momentum for norm in norms]
     # Frozen layers are quiet in a Backbone; assigning to a container reaches what is in it,
@@ -118,21 +119,79 @@ def adapt_batch_norm(model: keras.Model, batches: Iterable[Any]) -> int:
         container.trainable = True
     for leaf in leaves:
         leaf.trainable = isinstance(leaf, keras.layers.BatchNormalization)
-    done = 0
+    found = [_Moments() for _ in norms]
     try:
-        for batch in batches:
-            for norm in norms:
-                norm.momentum = done / (done + 1.0)
+        for norm in norms:
+            norm.momentum = 0.0  # the moving moments are those of the last batch
+        for batch in _evened(batches):
             model(batch, training=True)
-            done += 1
+            for norm, moments in zip(norms, found, strict=True):
+                moments.add(_examples(batch), norm.moving_mean, norm.moving_variance)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for layer, flag in kept:
             layer.trainable = flag
-    if not done:
+    if not found[0].n:
         raise ArgumentError("there are no batches", where="adapt_batch_norm")
+    for norm, moments in zip(norms, found, strict=True):
+        norm.moving_mean.assign(moments.mean)
+        norm.moving_variance.assign(moments.variance)
     return len(norms)
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The BatchNormalization layers of a model.
+
+    Raises:
+      ArgumentError: it has none.
+    """
+    leaves = freezing.leaves(model)
+    norms = [x for x in leaves if isinstance(x, keras.layers.BatchNormalization)]
+    if not norms:
+        raise ArgumentError(
+            f"{model.name} has no BatchNormalization, whose statistics are what AdaBN adapts",
+            where="adapt_batch_norm",
+            next_action="use another method",
+        )
+    return norms
+
+
+class _Moments:
+    """Mean and variance of examples that come in batches (Chan, Golub, LeVeque, 1983), float64."""
+
+    def __init__(self) -> None:
+        self.n, self.mean, self.variance = 0, np.zeros(()), np.zeros(())
+
+    def add(self, n: int, mean: Any, variance: Any) -> None:
+        mean, variance = (ops.convert_to_numpy(x).astype(np.float64) for x in (mean, variance))
+        share = n / (self.n + n)
+        gap = mean - self.mean
+        between = share * (1.0 - share) * gap**2
+        self.variance = (1.0 - share) * self.variance + share * variance + between
+        self.mean, self.n = self.mean + share * gap, self.n + n
+
+
+def _evened(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; the last one with the one before it, where it is smaller."""
+    before = None
+    for batch in batches:
+        if before is not None:
+            if _examples(batch) < _examples(before):
+                batch = keras.tree.map_structure(_joined, before, batch)
+            else:
+                yield before
+        before = batch
+    if before is not None:
+        yield before
+
+
+def _joined(a: Any, b: Any) -> Any:
+    return ops.concatenate([ops.convert_to_tensor(a), ops.convert_to_tensor(b)])
+
+
+def _examples(batch: Any) -> int:
+    return len(keras.tree.flatten(batch)[0])
 
 
 def _containers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
