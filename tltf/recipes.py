@@ -338,7 +338,8 @@ def tuning(spec: TransferSpec, *, labelled: int, texts: bool) -> Tuning | None:
     if texts:
         return Tuning(phase=phase, augment="none", views=1, folds=folds)
     rate = CANDIDATE_RATES[labelled >= MANY_TO_TUNE]
-    phase = dataclasses.replace(phase, epochs=CANDIDATE_EPOCHS, learning_rate=rate)
+    epochs = min(CANDIDATE_EPOCHS, phase.epochs or CANDIDATE_EPOCHS)
+    phase = dataclasses.replace(phase, epochs=epochs, learning_rate=rate)
     flips = spec.augment not in (None, "none")
     return Tuning(
         phase=phase, augment="flip" if flips else "none", views=2 if flips else 1, folds=folds

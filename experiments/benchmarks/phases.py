@@ -238,6 +238,7 @@ def _stepper(model: keras.Model, phase: Phase | None, data: Any) -> Callable[[in
 def second_run(photos: Photos, *, name: str, weights: str, pairs: int, work: Path) -> Iterator[Row]:
     """G5: T(first run) / T(second run with another head), from the manifest to the model."""
     spec = TransferSpec(
+        effort="plan",
         data=DataSpec(source=str(photos.source)),
         backbone=BackboneSpec(name=name, weights=weights),
         export="none",

@@ -137,6 +137,7 @@ def tuned(draw: Draw, backbone: str) -> np.ndarray:
         table = Path(place, "texts.jsonl")
         table.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
         spec = tltf.TransferSpec(
+            effort="plan",
             data=tltf.DataSpec(source=str(table)),
             backbone=tltf.BackboneSpec(name=backbone),
             seed=draw.seed,

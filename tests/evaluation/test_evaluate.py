@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 from tltf.data.manifest import Excluded, Manifest, Record
-from tltf.errors import ArgumentError, DataError
+from tltf.errors import ArgumentError, DataError, GateError
 from tltf.evaluation import evaluate as ev
+from tltf.evaluation import report
+from tltf.evaluation.gate import parse_gate
 from tltf.evaluation.rejection import DecisionRule
+from tltf.evaluation.slices import slices_block
 from tltf.evaluation.verdict import compare
 
 TWO = {"task": "single_label", "classes": ["cat", "dog"], "n_resamples": 100}
@@ -56,6 +60,49 @@ def test_report_round_trips_through_strict_json(task):
     assert ("calibration" in report) == (task != "regression")
     assert "backbone VGG16" in report["summary"]
     assert report["provenance"]["command"] == "tltf 'a b'"
+
+
+def test_groups_stand_beside_n_wherever_it_is_said():
+    rng = np.random.default_rng(0)
+    of = [f"patient {i // 10}" for i in range(120)]
+    y = rng.integers(0, 2, 120)
+    right = (rng.random(12) < 0.7)[np.arange(120) // 10]
+    p = np.where(np.eye(2)[np.where(right, y, 1 - y)] > 0, 0.9, 0.1)
+    rule = DecisionRule(temperature=1.0, threshold=0.5, coverage=0.95)
+    settings = {**TWO, "rule": rule, "baselines": {"majority": np.full((120, 2), 0.5)}}
+    found = ev.build_report(np.log(p), y, groups=of, **settings)
+    plain = ev.build_report(np.log(p), y, **settings)
+    for block in (found["metrics"], found["baselines"]["majority"]["metrics"]):
+        assert {row["groups"] for row in block.values()} == {12}
+    assert "120 test examples in 12 groups" in found["summary"]
+    assert "in 12 groups, which are taken for independent" in report.write_html(found)
+    assert "groups" not in report.write_html(plain).split("<section")[1]
+
+    def width(of_report, *path):
+        ends = functools.reduce(lambda part, key: part[key], path, of_report)
+        return ends[1] - ends[0]
+
+    for path in (
+        ("reject", "coverage_interval"),
+        ("reject", "accuracy_accepted_interval"),
+        ("per_class", "cat", "intervals", "recall"),
+    ):
+        assert width(found, *path) >= width(plain, *path), path
+    assert width(found, "reject", "accuracy_accepted_interval") > 2 * width(
+        plain, "reject", "accuracy_accepted_interval"
+    )
+    with pytest.raises(GateError, match=r"n=120 in 12 groups\), asked for >= 0.99"):
+        parse_gate("accuracy>=0.99").check(found)
+    names = ["left" if i % 2 else "right" for i in range(120)]
+    rows = slices_block(p, y, names, task="single_label", classes=["cat", "dog"], groups=of)
+    assert {row["metrics"]["accuracy"]["groups"] for row in rows.values()} == {12}
+
+
+def test_what_is_rejected_has_an_interval_too():
+    found = full_report(n=60)["reject"]
+    assert found["n_accepted"] < 60
+    low, high = found["accuracy_rejected_interval"]
+    assert low <= found["accuracy_rejected"] <= high
 
 
 def test_equal_seeds_give_equal_reports():

@@ -135,7 +135,7 @@ def write_tested(folder: Path, contents: dict[str, str], *, right: int, group: s
         for i, (name, content) in enumerate(contents.items())
     )  # fmt: skip
     manifest = Manifest(task="single_label", classes=("a", "b"), records=records)
-    (folder / "manifest.jsonl").write_text("".join(f"{x}\n" for x in manifest.to_json_lines()))
+    (folder / "manifest.jsonl").write_text("".join(manifest.to_json_lines()))
     rows = [{"id": name, "label": "a", "predicted": "a" if i < right else "b"}
             for i, name in enumerate(contents)]  # fmt: skip
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -210,7 +210,7 @@ def test_other_data_of_one_distribution_in_order_of_class(monkeypatch: Any) -> N
     monkeypatch.setattr(comparing, "_manifest", lambda _: manifest)
     monkeypatch.setattr(comparing, "_other", lambda *_: records)
     found = comparing.compare_with(RunDir(Path("run")), "other")
-    assert all(min(np.bincount(labels, minlength=4)) > 240 for labels in seen)
+    assert all(min(np.bincount(labels, minlength=4)) > 240 for labels in seen[:2])
     assert found["other"]["mmd"]["p_value"] > 0.05
 
 

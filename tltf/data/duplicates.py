@@ -73,42 +73,6 @@ def near_duplicates(
     return pairs + _equal_texts(texts, across_splits=across_splits)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Uncompared:
-    """Pictures, one of each content, among which nothing alike was looked for.
-
-    Args:
-      beyond: those behind the most that are compared, each with each.
-      plain: those that are too small or too flat to be told apart.
-    """
-
-    beyond: int
-    plain: int
-
-    def __str__(self) -> str:
-        parts = []
-        if self.beyond:
-            parts.append(
-                f"{self.beyond} pictures beyond the first {perceptual.MOST_COMPARED} were not"
-                " compared with any other, so look-alikes among them are not found"
-            )
-        if self.plain:
-            parts.append(
-                f"{self.plain} pictures are smaller than {perceptual.SMALLEST_SIDE} pixels or too"
-                " flat to be compared"
-            )
-        return "; ".join(parts)
-
-
-def uncompared(records: Sequence[Record], findings: Mapping[str, Finding]) -> Uncompared:
-    """What :func:`near_duplicates` of the same arguments did not look at."""
-    firsts = _one_of_each(records, across_splits=False)
-    images = [record for record in firsts if record.path is not None]
-    known = sum(bool(r.id in findings and findings[r.id].fingerprint) for r in images)
-    beyond = max(0, known - perceptual.MOST_COMPARED)
-    return Uncompared(beyond=beyond, plain=len(images) - known)
-
-
 def with_alike(records: Sequence[Record], pairs: Iterable[Pair]) -> list[Record]:
     """The records, those that are bound by pairs with one ``alike``, directly or through others."""
     parent = {record.id: record.id for record in records}
@@ -144,6 +108,44 @@ def across(pairs: Iterable[Pair], records: Iterable[Record]) -> list[Pair]:
         if pair.first.id in placed and pair.second.id in placed
     ]
     return [pair for pair in found if pair.across]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncompared:
+    """Pictures, one of each content, among which nothing alike was looked for.
+
+    Args:
+      beyond: those behind the most that are compared, each with each.
+      plain: those that are too small or too flat to be told apart.
+    """
+
+    beyond: int
+    plain: int
+
+    def __str__(self) -> str:
+        parts = []
+        if self.beyond:
+            parts.append(
+                f"{self.beyond} pictures beyond the first {perceptual.MOST_COMPARED} were not"
+                " compared with any other, so look-alikes among them are not found"
+            )
+        if self.plain:
+            parts.append(
+                f"{self.plain} pictures are smaller than {perceptual.SMALLEST_SIDE} pixels or too"
+                " flat to be compared"
+            )
+        return "; ".join(parts)
+
+
+def uncompared(
+    records: Sequence[Record], findings: Mapping[str, Finding], *, across_splits: bool = False
+) -> Uncompared:
+    """What :func:`near_duplicates` of the same arguments did not look at."""
+    firsts = _one_of_each(records, across_splits=across_splits)
+    images = [record for record in firsts if record.path is not None]
+    known = sum(bool(r.id in findings and findings[r.id].fingerprint) for r in images)
+    beyond = max(0, known - perceptual.MOST_COMPARED)
+    return Uncompared(beyond=beyond, plain=len(images) - known)
 
 
 def near_note(pairs: Sequence[Pair]) -> str:

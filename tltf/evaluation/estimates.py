@@ -16,7 +16,7 @@ from tltf.evaluation.intervals import (
     Estimate,
     Interval,
     bootstrap,
-    effective_n,
+    design_effect,
     mean_interval,
     n_units,
     padded_units,
@@ -39,6 +39,8 @@ RANKING_BUDGET = 100_000_000
 FEWEST_RANKING_RESAMPLES = 200
 MACRO = frozenset({"macro_f1", "macro_precision", "macro_recall", "balanced_accuracy"})
 RANKINGS = frozenset({"auroc", "mAP"})
+NORMAL = 1.959963984540054
+"""The upper 2.5 % point of the normal distribution."""
 AVERAGED = MACRO | RANKINGS | {"weighted_f1", "micro_f1"}
 
 Pair = tuple[float | None, float | None]
@@ -210,7 +212,7 @@ def _resampled(
         functions[ranking_of_weights(x, y, task=task)] = min(n_resamples, affordable)
     right = (predicted_labels(outputs, task=task) == targets).astype(np.float64)
     right = right if right.ndim == 1 else right.mean(axis=1)
-    deff = max(1.0, n / effective_n(right, units))
+    deff = design_effect(right, units)
     ends: Ends = {}
     for metrics, times in functions.items():
         near = metrics(np.ones((1, len(x))))
@@ -226,7 +228,9 @@ def _resampled(
             )
             low, high = around(values[name])
             if name in MACRO:
-                missing, other = macro_ends(name, values[name], tallies, deff=deff, task=task)
+                missing, other = macro_ends(
+                    name, values[name], tallies, deff=deff, task=task, independent=independent
+                )
                 high = max(around(min(1.0, values[name] + missing))[1], other[1])
                 low = min(low, other[0])
             ends[name] = low, high
@@ -277,7 +281,7 @@ def class_tallies(outputs: Floats, targets: Ints, *, task: str) -> Tallies:
 
 
 def macro_ends(
-    name: str, value: float, tallies: Tallies, *, deff: float, task: str
+    name: str, value: float, tallies: Tallies, *, deff: float, task: str, independent: int
 ) -> tuple[float, Interval]:
     """What a macro average may lack, and its interval from those of the classes.
 
@@ -293,6 +297,7 @@ def macro_ends(
       tallies: of the classes.
       deff: design effect: n records are worth n / deff.
       task: single_label or multi_label.
+      independent: units, for Student's quantile.
     """
     true, predicted, hits, seen = tallies.true, tallies.predicted, tallies.hits, tallies.seen
     n = {"macro_f1": true + predicted - hits, "macro_precision": predicted}.get(name, true)
@@ -310,8 +315,9 @@ def macro_ends(
     own = np.where(seen, own, value)
     n_classes = len(n)
     shared = 1 / (n_classes - 1) if name == "macro_f1" and task == "single_label" else 0.0
-    below = _combined(own - low, shared) / n_classes
-    above = _combined(np.where(unknown, 1 - usual, high - own), shared) / n_classes
+    student = quantile(independent) / NORMAL / n_classes
+    below = student * _combined(own - low, shared)
+    above = student * _combined(np.where(unknown, 1 - usual, high - own), shared)
     missing = float(unknown.sum()) * usual / max(1, int(seen.sum()))
     return missing, (max(0.0, value - below), min(1.0, value + missing + above))
 

@@ -15,6 +15,8 @@ BUDGET = 40_000
 """Numbers of an example: 160 KB in the store, 320 MB for the 2,000 examples that have folds."""
 MEMORY = 250_000_000
 """Numbers of all examples together, 1 GB."""
+MOST_COORDINATES = 2500
+"""A head of more coordinates, the smaller of examples and numbers, takes minutes to solve."""
 
 
 def groups(taps: Sequence[Tap]) -> tuple[Group, ...]:
@@ -56,6 +58,17 @@ def groups(taps: Sequence[Tap]) -> tuple[Group, ...]:
     return _distinct(found)
 
 
+def solvable(found: Sequence[Group], taps: Sequence[Tap], *, examples: int) -> tuple[Group, ...]:
+    """The groups whose heads are solved in seconds; the first one, which is the probe of the last
+    block, in any case."""
+    widths = {tap.name: tap.width for tap in taps}
+    return tuple(
+        group
+        for k, group in enumerate(found)
+        if k == 0 or min(examples, sum(widths[name] for name in group.taps)) <= MOST_COORDINATES
+    )
+
+
 def within_budget(taps: Sequence[Tap], *, examples: int) -> tuple[Tap, ...]:
     """The taps that a group reads, without the lowest ones that are too much together.
 
@@ -63,7 +76,8 @@ def within_budget(taps: Sequence[Tap], *, examples: int) -> tuple[Tap, ...]:
     deviations, from below; then whole blocks, from below. The last block's means stay.
     """
     room = max(taps[-1].width, min(BUDGET, MEMORY // max(1, examples)))
-    read = {name for group in groups(taps) for name in group.taps}
+    asked = solvable(groups(taps), taps, examples=examples)
+    read = {name for group in asked for name in group.taps}
     kept = [tap for tap in taps if tap.name in read]
     order = sorted(range(len(kept) - 1), key=lambda k: (_dispensable(kept[k]), k))
     total = sum(tap.width for tap in kept)

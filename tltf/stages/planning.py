@@ -180,8 +180,11 @@ def _resolved(
 def _tried(spec: TransferSpec, manifest: Manifest) -> tuple[recipes.Choice, recipes.Choice]:
     """How much is tried, and what choices are made on."""
     value, choice = effort.decided(spec)
-    choice = choice or recipes.Choice("effort", value, "as asked")
     labelled = len(manifest.split("train"))
+    if choice is not None and value == effort.DEFAULT and labelled > effort.MOST_PROBED:
+        why = f"{labelled:,} examples are too many to solve heads for, and enough to train them"
+        value, choice = effort.PLAN, recipes.Choice("effort", effort.PLAN, why)
+    choice = choice or recipes.Choice("effort", value, "as asked")
     if value == effort.PLAN or len(manifest.split("val")):
         why = f"{len(manifest.split('val'))} examples choose, {labelled} are learned from"
         return choice, recipes.Choice("validation", "split", why)

@@ -121,8 +121,9 @@ def probed(
     wanted = depths.within_budget(taps.candidates(network), examples=len(pool.records))
     rows = TapRows(network, wanted, cache=cache, progress=progress)
     matrix = rows(batches(pool.records))
+    groups = depths.solvable(depths.groups(wanted), wanted, examples=len(pool.records))
     found = stack.stacked(
-        rows.columns(matrix), pool.targets, pool.folds, depths.groups(wanted), final=pool.final,
+        rows.columns(matrix), pool.targets, pool.folds, groups, final=pool.final,
         always=wanted[-1].name,
     )  # fmt: skip
     names = {tap.name: tap for tap in wanted}
