@@ -196,26 +196,30 @@ def false_verdicts(*, seeds: int, n: int, luck: float, draws: int, seed: int = 0
     return said / draws
 
 
-def lines(part: str, *, sizes: Sequence[int], draws: int, only: str = "") -> Iterator[str]:
+def lines(
+    part: str, *, sizes: Sequence[int], draws: int, only: str = "", seed: int = 0
+) -> Iterator[str]:
     """The rows of one table in Markdown."""
     if part == "metrics":
         for name, population in POPULATIONS.items():
             for n in sizes if only in name else ():
-                found = coverage(population, n=n, draws=draws)
+                found = coverage(population, n=n, draws=draws, seed=seed)
                 low = min(found, key=lambda key: found[key])
                 rest = ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items())
                 yield f"| {name} | {n} | {100 * found[low]:.1f} ({low}) | {rest} |"
     elif part == "groups":
         for groups in (10, 30, 100):
             for rho in (0.0, 0.3):
-                found = grouped_coverage(Grouped(groups=groups, correlation=rho), draws=draws)
+                found = grouped_coverage(
+                    Grouped(groups=groups, correlation=rho), draws=draws, seed=seed
+                )
                 rest = ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items())
                 yield f"| {groups} | {rho} | {rest} |"
     else:
         for seeds in (2, 3, 5):
             for luck in (0.0, 0.02, 0.07):
                 shares = [
-                    false_verdicts(seeds=seeds, n=n, luck=luck, draws=draws)
+                    false_verdicts(seeds=seeds, n=n, luck=luck, draws=draws, seed=seed)
                     for n in (300, 1000, 2000, 5000)
                 ]
                 row = " | ".join(f"{100 * share:.1f}" for share in shares)
@@ -226,6 +230,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_enum("part", "metrics", ["metrics", "groups", "verdicts"], "Which table.",
                   flag_values=FLAGS)  # fmt: skip
 flags.DEFINE_integer("draws", 1000, "Test splits of each line.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Of the draws.", flag_values=FLAGS)
 flags.DEFINE_list("sizes", ["30", "100", "1000"], "Records of a test split.", flag_values=FLAGS)
 flags.DEFINE_string("only", "", "Populations whose names hold this.", flag_values=FLAGS)
 
@@ -237,6 +242,7 @@ def run(values: flags.FlagValues) -> None:
         sizes=[int(n) for n in values["sizes"].value],
         draws=values["draws"].value,
         only=values["only"].value,
+        seed=values["seed"].value,
     ):
         print(line, flush=True)
 
