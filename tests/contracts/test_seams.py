@@ -25,15 +25,20 @@ HOUSE = Path(tltf.__file__).parent
 # attribute -> the modules that use it
 SEAMS = {
     "_flags": {"cli.app"},
-    "_flatten_layers": {"backbones.hub.layer", "training.environment", "training.freezing"},
+    "_flatten_layers": {
+        "backbones.hub.layer",
+        "training.description",
+        "training.environment",
+        "training.freezing",
+    },
     "_get_variable_index": {"training.adam"},
     "_inbound_nodes": {"adapt"},
-    "_keras_history": {"adapt", "backbones.network", "training.boundary"},
+    "_keras_history": {"adapt", "backbones.network", "models.taps", "training.boundary"},
     "_keras_mask": {"backbones.network"},
     "_loss_tracker": {"training.steps"},
     "_model_variables_moving_average": {"training.averaging"},
     "_momentums": {"training.adam"},
-    "_nodes_by_depth": {"training.boundary", "training.cost", "training.features"},
+    "_nodes_by_depth": {"training.boundary", "training.cost", "training.description"},
     "_run_through_graph": {"backbones.network"},
     "_standardize_inputs": {"backbones.network"},
     "_symbolic_build": {"training.strategies"},

@@ -55,7 +55,7 @@ def served(tokens: Any, rows: list[bytes]) -> list[list[int]]:
 )  # fmt: skip
 def test_what_is_trained_is_what_is_served(tokens: Any, texts: list[str]) -> None:
     expected = [[i for i in row if i != tokens.pad] for row in trained(tokens, texts)]
-    by_predict = [predicting._read(Item("1", text=text))[0] for text in texts]
+    by_predict = [predicting._read(Item("1", text=text), 64_000_000)[0] for text in texts]
     by_rest = rest._strings(json.loads(json.dumps(texts)))
     by_gate = [exporting._bytes(Record(id="1", text=text)) for text in texts]
     assert by_predict == by_gate == [text_bytes(text) for text in texts]

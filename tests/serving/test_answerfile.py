@@ -33,7 +33,8 @@ def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
             "value": long * 2.5,
         }
 
-    def opened(path: Path) -> Opened:
+    def opened(path: Path, *, max_image_pixels: int = 0) -> Opened:
+        del max_image_pixels
         regression = path.name == "numbers"
         task = "regression" if regression else "single_label"
         return Opened(answer, () if regression else CLASSES, task, "text")

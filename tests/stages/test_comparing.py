@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ def test_other_data_of_one_distribution_in_order_of_class(monkeypatch: Any) -> N
     monkeypatch.setattr(comparing.trained_of, "load", lambda _: Model())
     monkeypatch.setattr(comparing.RunDir, "read_spec", lambda _: spec)
     monkeypatch.setattr(comparing, "_manifest", lambda _: manifest)
-    monkeypatch.setattr(comparing, "_other", lambda *_: records)
+    monkeypatch.setattr(comparing, "others", lambda *_: SimpleNamespace(records=records))
     found = comparing.compare_with(RunDir(Path("run")), "other")
     assert all(min(np.bincount(labels, minlength=4)) > 240 for labels in seen[:2])
     assert found["other"]["mmd"]["p_value"] > 0.05
