@@ -122,7 +122,7 @@ class TextBatches(Batches):
         depend on the texts beside it; :meth:`for_extraction` puts equal ones together.
         """
         del view
-        ends = np.flatnonzero(np.diff(self._padded_lengths())) + 1
+        ends = np.flatnonzero(np.diff(self.padded_lengths())) + 1
         parts = np.split(np.arange(self.n), ends)
         spans = [
             (part[i], min(part[i] + self.batch_size, part[-1] + 1))
@@ -187,10 +187,11 @@ class TextBatches(Batches):
 
     def for_extraction(self, records: Sequence[Record]) -> list[int]:
         """Texts of like length together, see :meth:`hashed_dataset`."""
-        lengths = self.with_records(records)._padded_lengths()
+        lengths = self.with_records(records).padded_lengths()
         return np.argsort(lengths, kind="stable").tolist()
 
-    def _padded_lengths(self) -> np.ndarray:
+    def padded_lengths(self) -> np.ndarray:
+        """Tokens of each text, rounded up to the steps that batches are padded to."""
         return np.minimum(-(-self.lengths // STEP) * STEP, self.max_length)
 
     def _open(self) -> None:
@@ -240,7 +241,7 @@ def encode(tokenizer: WordPiece, texts: Sequence[str], *, max_length: int) -> En
     if kept.found is None or kept.max_length < max_length:
         kept.found = _encoded(tokenizer, texts, max_length=max_length)
         kept.max_length = max_length
-    return _shortened(kept.found, max_length, tokenizer.sep)
+    return _shortened(kept.found, max_length, getattr(tokenizer, "sep", None))
 
 
 @dataclass
@@ -255,15 +256,17 @@ def _remembered(tokenizer: WordPiece, texts: tuple[str, ...]) -> _Remembered:
     return _Remembered()
 
 
-def _shortened(found: EncodedTexts, length: int, sep: int) -> EncodedTexts:
-    """As if so many tokens had been asked for: a text that is cut still ends with [SEP]."""
+def _shortened(found: EncodedTexts, length: int, sep: int | None) -> EncodedTexts:
+    """As if so many tokens had been asked for: a text that is cut still ends with [SEP], where the
+    tokenizer has one."""
     longer = found.ids.row_lengths().numpy() > length
     if not longer.any():
         return found
     head = found.ids[:, :length]
     ends = np.cumsum(head.row_lengths().numpy())[longer] - 1
     values = head.flat_values.numpy().copy()
-    values[ends] = sep
+    if sep is not None:
+        values[ends] = sep
     return EncodedTexts(head.with_flat_values(tf.constant(values)), found.cut | longer)
 
 
