@@ -70,7 +70,7 @@ def test_a_run_predicts_what_it_was_trained_for(
     tmp_path: Path, folder: Path, asked: int, limit: int
 ) -> None:
     trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE,
-                      max_length=0)  # fmt: skip
+                      max_length=None)  # fmt: skip
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
     trained.save(run.weights)
@@ -86,7 +86,7 @@ def test_a_run_predicts_what_it_was_trained_for(
 def test_a_servable_says_its_limit(tmp_path: Path) -> None:
     intake = ImageIntake(image_size=SIDE, max_pixels=777)
     trained = Trained(model=classifier(), task="single_label", classes=("a", "b"), image_size=SIDE,
-                      max_length=0)  # fmt: skip
+                      max_length=None)  # fmt: skip
     write_saved_model(tmp_path / "1", signatures(trained.model, trained.decision, intake=intake))
     fields = json.loads((tmp_path / "1" / "assets" / "tltf.json").read_text())
     assert fields["max_image_pixels"] == 777
