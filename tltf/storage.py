@@ -216,7 +216,11 @@ def damaged(path: Path, why: str) -> StorageError:
 def refused(error: Exception) -> bool:
     """Whether reading failed since the system would not (too many open files, no permission, a disk
     that fails), which says nothing of the content; a file that is not there is damage."""
-    cause = error.__cause__ if isinstance(error, TltfError) else error
+    cause: BaseException | None = error
+    while isinstance(cause, TltfError):
+        # What was wrapped twice is its own cause; what it was made of is then its context.
+        again = cause.__cause__ is cause
+        cause = cause.__context__ if again else cause.__cause__
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
 
 

@@ -84,8 +84,7 @@ def newest(folder: Path) -> State | None:
         try:
             return _read(candidate)
         except (TltfError, KeyError, TypeError, ValueError, OSError) as error:
-            gone = isinstance(error, FileNotFoundError) or not candidate.joinpath(FIELDS).is_file()
-            if isinstance(error, OSError) and not gone and storage.refused(error):
+            if isinstance(error, OSError) and storage.refused(error):
                 raise storage.storage_error(error, candidate) from error
             aside = sealed.set_aside(candidate)
             logging.error("a state is damaged and set aside as %s: %s", aside, error)
