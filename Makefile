@@ -12,7 +12,7 @@ CODE := tltf tests experiments
 # two processes, each of which imports TensorFlow once and keeps a file's tests together
 TEST := $(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # what needs no TensorFlow, so that mypy sees every type
-TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py spec.py recipes.py storage.py tensorfile.py sealed.py interval.py rundir.py \
+TYPED := $(addprefix tltf/,errors.py methods.py policies.py checks.py specjson.py spec.py effort.py probes recipes.py storage.py tensorfile.py sealed.py interval.py rundir.py \
 	variables.py data/manifest.py data/sources.py data/splits.py evaluation terminal.py) \
 	$(addprefix tltf/data/,audit.py scan.py imagefile.py duplicates.py scancache.py perceptual.py decoders.py columns.py rowstream.py splitting.py \
 	indexing.py)

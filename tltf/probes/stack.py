@@ -209,7 +209,7 @@ def _shares(logits: Sequence[Floats], targets: Targets) -> Floats:
     share = found / found.sum()
     kept = np.flatnonzero(share >= LEAST_SHARE)
     if len(kept) < len(share):
-        again = weights([logits[k] for k in kept], targets)
+        again = weights([logits[int(k)] for k in kept], targets)
         share = np.zeros(len(share))
         share[kept] = again / again.sum()
     return share
