@@ -318,21 +318,26 @@ class Tuning:
 
 LEAST_TO_TUNE = 200
 """Fewer photos were not seen to gain from tuning beside a probe of all depths; they lose."""
+LEAST_LOSS = 0.05
+"""Nats an example of the probe out of fold below which nothing is left that tuning could gain."""
 MANY_TO_TUNE = 400
 CANDIDATE_EPOCHS, CANDIDATE_FOLDS = 8, {"default": 2, "best": 5}
 CANDIDATE_RATES = (1e-4, 3e-4)
 
 
-def tuning(spec: TransferSpec, *, labelled: int, texts: bool) -> Tuning | None:
+def tuning(spec: TransferSpec, *, labelled: int, loss: float, texts: bool) -> Tuning | None:
     """What is tried beside the probe; None where the sizes say that it cannot pay.
 
     Args:
       spec: resolved.
       labelled: examples to learn from.
+      loss: of the probe out of fold; tuning can gain no more than that.
       texts: encoders of texts gain from tuning at every size, and their texts are taken as they
         are.
     """
     if spec.effort not in CANDIDATE_FOLDS or (labelled < LEAST_TO_TUNE and not texts):
+        return None
+    if loss < LEAST_LOSS and spec.data.task != "regression" and spec.effort != "best":
         return None
     phase, folds = spec.phases[-1], CANDIDATE_FOLDS[spec.effort]
     if texts:

@@ -244,16 +244,21 @@ def test_tuning_is_tried_where_the_sizes_say_that_it_can_pay() -> None:
     phases = (Phase("head", 1, 1e-3, unfreeze="none"), Phase("tune", 3, 1e-4, unfreeze="last:2"))
     spec = TransferSpec(data=DataSpec(source="x"), backbone=BackboneSpec(name="MobileNetV2"),
                         phases=phases, effort="default", augment="light")  # fmt: skip
-    assert recipes.tuning(spec, labelled=100, texts=False) is None
-    assert recipes.tuning(spec, labelled=100, texts=True).phase == phases[1]
-    few, many = (recipes.tuning(spec, labelled=n, texts=False) for n in (250, 800))
+    assert recipes.tuning(spec, labelled=100, loss=0.5, texts=False) is None
+    assert recipes.tuning(spec, labelled=100, loss=0.5, texts=True).phase == phases[1]
+    few, many = (recipes.tuning(spec, labelled=n, loss=0.5, texts=False) for n in (250, 800))
     assert few.phase.learning_rate < many.phase.learning_rate
     assert (few.augment, few.views) == ("flip", 2)
     assert (
-        recipes.tuning(dataclasses.replace(spec, effort="fast"), labelled=800, texts=True) is None
+        recipes.tuning(dataclasses.replace(spec, effort="fast"), labelled=800, loss=0.5, texts=True)
+        is None
     )
-    best = recipes.tuning(dataclasses.replace(spec, effort="best"), labelled=800, texts=False)
+    best = recipes.tuning(
+        dataclasses.replace(spec, effort="best"), labelled=800, loss=0.5, texts=False
+    )
     assert best.folds > few.folds
+    # What loses next to nothing can gain no more than that.
+    assert recipes.tuning(spec, labelled=800, loss=0.01, texts=True) is None
 
 
 def test_what_candidates_left_is_cleared_away(tmp_path) -> None:

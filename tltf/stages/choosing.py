@@ -114,7 +114,10 @@ def _tuned(
     progress: bool,
 ) -> tuple[list[Tried], FitResult | None]:
     """What was tried, and the training that is kept: then the model is the tuned one."""
-    plan = recipes.tuning(spec, labelled=len(pool.records), texts=result.tokenizer is not None)
+    plan = recipes.tuning(
+        spec, labelled=len(pool.records), loss=probe.found.loss,
+        texts=result.tokenizer is not None,
+    )  # fmt: skip
     if plan is None:
         return [], None
     how = dataclasses.replace(spec, augment=plan.augment, views=plan.views)
